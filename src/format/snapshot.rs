@@ -1,0 +1,158 @@
+//! Snapshots: one backup run each, as a small JSON object below a seal (`object`).
+//!
+//! Paths in it are text: bytes that are not UTF-8 are written `\xNN`, a backslash is doubled.
+//! Unknown fields are ignored, so that later versions may add some.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::config::Tier;
+use super::hashtree::Root;
+use super::{NODE_LEVEL_MAX, wire::Malformed};
+use crate::id::ChunkId;
+
+/// Paths that failed are listed up to this number, and counted beyond.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// One backup run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When the run began, or what `--time` said.
+    pub time: Timestamp,
+    /// The local zone's offset from UTC then, in seconds.
+    pub offset: i32,
+    /// The host that was backed up.
+    pub host: String,
+    /// What the user calls this series of runs.
+    pub label: String,
+    /// What the user calls this run.
+    pub tags: Vec<String>,
+    /// Who ran it.
+    pub user: String,
+    /// The version of varv that ran.
+    pub varv: String,
+    /// How hard new data was compressed.
+    pub tier: Tier,
+    /// What was backed up, in the order of the tree of roots.
+    pub roots: Vec<RootInfo>,
+    /// The tree of roots: one entry a root, named by its whole path.
+    pub tree: TreeRef,
+    /// What happened.
+    pub stats: Stats,
+    /// Paths that could not be read and are left out.
+    pub missing: Vec<String>,
+    /// Ranges of volumes that could not be read and were stored as zeros.
+    pub unreadable: Vec<UnreadableRange>,
+}
+
+/// A root as listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootInfo {
+    /// Its path, escaped.
+    pub path: String,
+    /// Its kind: directory, file, volume, stream, …
+    pub kind: String,
+}
+
+/// The topmost node of the tree of roots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeRef {
+    /// The node's id, hex; empty if there are no roots.
+    pub id: String,
+    /// The node's level.
+    pub level: u8,
+}
+
+impl TreeRef {
+    /// For a tree that was built.
+    pub fn new(root: Option<&Root<ChunkId>>) -> Self {
+        Self { id: root.map(|r| r.node.to_string()).unwrap_or_default(), level: root.map_or(0, |r| r.level) }
+    }
+
+    /// The node, if there is one.
+    pub fn root(&self) -> Result<Option<Root<ChunkId>>, Malformed> {
+        if self.id.is_empty() {
+            return Ok(None);
+        }
+        match ChunkId::from_hex(&self.id) {
+            Some(node) if self.level <= NODE_LEVEL_MAX => Ok(Some(Root { level: self.level, node })),
+            _ => Err(Malformed("its tree is not named by an id")),
+        }
+    }
+}
+
+/// A range of a volume that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRange {
+    /// The volume's path, escaped.
+    pub path: String,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is.
+    pub len: u64,
+}
+
+/// What a backup run counted. Files are all entries that are no directory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// Files that the parent did not have.
+    pub files_new: u64,
+    /// Files that the parent had otherwise.
+    pub files_changed: u64,
+    /// Files that are as the parent had them.
+    pub files_unchanged: u64,
+    /// Files that only the parent had.
+    pub files_deleted: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Length of all files and volumes.
+    pub bytes_source: u64,
+    /// Length of the new files.
+    pub bytes_files_new: u64,
+    /// Length of the changed files as they are now.
+    pub bytes_files_changed: u64,
+    /// Length that the deleted files had.
+    pub bytes_files_deleted: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// Bytes skipped as holes.
+    pub bytes_hole: u64,
+    /// Bytes that were zeros and cut out.
+    pub bytes_zero: u64,
+    /// Bytes in chunks that the repository did not have.
+    pub bytes_new: u64,
+    /// What those and the metadata take in packs.
+    pub bytes_stored: u64,
+    /// Of those, metadata.
+    pub bytes_metadata: u64,
+    /// Chunks that the repository did not have.
+    pub chunks_new: u64,
+    /// Paths and ranges that could not be read, or changed meanwhile.
+    pub errors: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_may_be_added_later() {
+        let json = r#"{"time":"2026-11-20T03:00:00Z","offset":3600,"host":"h","label":"l","tags":[],
+            "user":"u","varv":"9","tier":"hot","roots":[{"path":"/a","kind":"file","x":1}],
+            "tree":{"id":"","level":0},"stats":{"files_new":3},"missing":[],"unreadable":[],"later":{}}"#;
+        let snapshot: Snapshot = serde_json::from_str(json).unwrap();
+        assert_eq!(snapshot.stats.files_new, 3);
+        assert_eq!(snapshot.tree.root(), Ok(None));
+    }
+
+    #[test]
+    fn a_tree_must_be_an_id() {
+        let tree = TreeRef { id: "zz".into(), level: 0 };
+        assert!(tree.root().is_err());
+        let tree = TreeRef { id: "00".repeat(20), level: NODE_LEVEL_MAX + 1 };
+        assert!(tree.root().is_err());
+    }
+}

@@ -1,7 +1,18 @@
 //! varv: content-addressed, deduplicating backup of files and block devices.
+//!
+//! `docs/architecture.md` is the map of this crate; each module's comment says what it is for.
 
+pub mod backup;
+pub mod chunker;
+pub mod cli;
+pub mod codec;
 pub mod error;
 pub mod format;
 pub mod id;
 pub mod observe;
+pub mod ordered;
+pub mod repo;
+pub mod source;
+pub mod store;
+pub mod target;
 pub mod text;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `varv` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    varv::cli::main()
+}

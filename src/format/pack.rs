@@ -371,6 +371,11 @@ impl Footer {
         Self { trailer_len, checksum }
     }
 
+    /// The checksum over header and sealed trailer: with its length, what a pack is recognised by.
+    pub fn check(&self) -> [u8; 16] {
+        self.checksum
+    }
+
     /// The footer's bytes.
     pub fn encode(&self) -> [u8; FOOTER_LEN] {
         let mut out = [0; FOOTER_LEN];

@@ -1,0 +1,384 @@
+//! The end of the line: chunks that were read become maps, entries become trees.
+
+use std::collections::HashSet;
+
+use super::cut::{Cutter, Joiner, Part, Piece};
+use super::frames::{Frames, Stream};
+use super::scan::changed_since;
+use super::step::{Change, Done, FileRead, LargeEnd, PieceRead, Place, Step};
+use crate::error::{Error, Result};
+use crate::format::hashtree::{self, Root};
+use crate::format::map::{self, Extent};
+use crate::format::pack::Kind;
+use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange};
+use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload};
+use crate::id::{ChunkId, Key};
+use crate::observe::{Event, Observer};
+use crate::repo::keys::Keys;
+use crate::text::escape;
+
+use std::os::unix::ffi::OsStrExt;
+
+/// Nodes known from the parent that are remembered; beyond that, the index is asked.
+const KNOWN_NODES_MAX: usize = 64 << 10;
+
+/// Builds one snapshot's trees and maps from what was read, in order.
+pub struct Assembler<'c> {
+    nodes: Nodes<'c>,
+    cutter: Cutter<'c>,
+    observer: &'c dyn Observer,
+    joiner: Joiner,
+    large: Option<Large>,
+    /// Open directories, the roots' pseudo directory first.
+    dirs: Vec<OpenDir>,
+    /// What goes into the snapshot.
+    pub result: Assembled,
+}
+
+/// What an [`Assembler`] found.
+#[derive(Debug, Default)]
+pub struct Assembled {
+    /// What was counted.
+    pub stats: Stats,
+    /// What was backed up.
+    pub roots: Vec<RootInfo>,
+    /// Paths that are left out.
+    pub missing: Vec<String>,
+    /// Ranges that are zeros because they could not be read.
+    pub unreadable: Vec<UnreadableRange>,
+}
+
+struct OpenDir {
+    entry: Option<Entry>,
+    builder: hashtree::Builder<Entry>,
+    content: ContentHasher,
+    entries: u64,
+    files: u64,
+    bytes: u64,
+}
+
+struct Large {
+    place: Place,
+    entry: Entry,
+    change: Change,
+    map: map::Builder,
+    failed: Option<String>,
+}
+
+/// Stores map and tree nodes.
+struct Nodes<'c> {
+    frames: Frames<'c>,
+    keys: &'c Keys,
+    known: HashSet<ChunkId>,
+}
+
+impl Nodes<'_> {
+    fn store(&mut self, stream: Stream, bytes: &[u8]) -> Result<ChunkId> {
+        let id = ChunkId::of(self.keys.ids(stream.kind()), bytes);
+        let known = self.known.contains(&id)
+            || self.frames.has_taken(&id)
+            || !self.frames.known(vec![id])?.is_empty();
+        if !known {
+            self.frames.take(stream, id, bytes)?;
+        }
+        Ok(id)
+    }
+}
+
+impl<'c> Assembler<'c> {
+    /// New chunks go to `frames`.
+    pub fn new(frames: Frames<'c>, keys: &'c Keys, cutter: Cutter<'c>, observer: &'c dyn Observer) -> Self {
+        let nodes = Nodes { frames, keys, known: HashSet::new() };
+        let roots = OpenDir::new(None, keys.ids(Kind::Tree));
+        Self {
+            nodes,
+            cutter,
+            observer,
+            joiner: Joiner::default(),
+            large: None,
+            dirs: vec![roots],
+            result: Assembled::default(),
+        }
+    }
+
+    /// Takes a batch of steps whose reading is done.
+    pub fn apply(&mut self, batch: Vec<Done>) -> Result<()> {
+        let batch = self.join(batch);
+        let known = self.nodes.frames.known(chunk_ids(&batch))?;
+        let (files, read) = (self.files_seen(), self.result.stats.bytes_read);
+        for done in batch {
+            match done {
+                Done::Step(step) => self.step(step, &known)?,
+                Done::File(file) => self.file(*file, &known)?,
+                Done::Piece(piece) => self.piece(piece, &known)?,
+            }
+        }
+        self.observer.event(Event::Advance {
+            bytes: self.result.stats.bytes_read - read,
+            files: self.files_seen() - files,
+        });
+        self.nodes.frames.index_published()
+    }
+
+    fn files_seen(&self) -> u64 {
+        let stats = &self.result.stats;
+        stats.files_new + stats.files_changed + stats.files_unchanged
+    }
+
+    /// Makes the cuts between the pieces of large files certain.
+    fn join(&mut self, batch: Vec<Done>) -> Vec<Done> {
+        let mut joined = Vec::with_capacity(batch.len() + 1);
+        for mut done in batch {
+            match &mut done {
+                Done::Piece(PieceRead { piece: Ok(piece), offset, .. }) => {
+                    *piece = self.joiner.join(&self.cutter, std::mem::take(piece), *offset);
+                }
+                Done::Piece(_) => self.joiner = Joiner::default(),
+                Done::Step(Step::End(_)) => {
+                    let piece = Ok(std::mem::take(&mut self.joiner).finish(&self.cutter));
+                    joined.push(Done::Piece(PieceRead { offset: 0, piece, unreadable: Vec::new() }));
+                }
+                _ => {}
+            }
+            joined.push(done);
+        }
+        joined
+    }
+
+    fn step(&mut self, step: Step, known: &HashSet<ChunkId>) -> Result<()> {
+        match step {
+            Step::Enter(entry) => {
+                self.dirs.push(OpenDir::new(Some(entry), self.nodes.keys.ids(Kind::Tree)));
+                self.result.stats.dirs += 1;
+                Ok(())
+            }
+            Step::Leave => self.leave(),
+            Step::Known(ids) => {
+                if self.nodes.known.len() + ids.len() > KNOWN_NODES_MAX {
+                    self.nodes.known.clear();
+                }
+                self.nodes.known.extend(ids);
+                Ok(())
+            }
+            Step::Ready(entry, change) => self.complete(entry, change),
+            Step::Begin(place, entry, change) => {
+                let map = map::Builder::default();
+                self.large = Some(Large { place, entry, change, map, failed: None });
+                Ok(())
+            }
+            Step::End(end) => self.end(end),
+            Step::Missing(place, what) => {
+                self.missing(&place, what);
+                Ok(())
+            }
+            Step::Deleted(files, bytes) => {
+                self.result.stats.files_deleted += files;
+                self.result.stats.bytes_files_deleted += bytes;
+                Ok(())
+            }
+            Step::Read(_) | Step::Piece(_) => {
+                let _ = known;
+                Err(Error::Internal("a step was not read"))
+            }
+        }
+    }
+
+    fn file(&mut self, file: FileRead, known: &HashSet<ChunkId>) -> Result<()> {
+        let FileRead { mut entry, piece, change, unstable, place } = file;
+        let mut builder = map::Builder::default();
+        self.chunks(Stream::Files, &piece, known, &mut builder)?;
+        let map = builder.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+        entry.payload = Payload::File(map);
+        if unstable {
+            self.problem(&place, "it changed while it was read".into());
+        }
+        self.complete(entry, change)
+    }
+
+    fn piece(&mut self, read: PieceRead, known: &HashSet<ChunkId>) -> Result<()> {
+        let Some(mut large) = self.large.take() else {
+            return Err(Error::Internal("a piece without a file"));
+        };
+        for (offset, len) in read.unreadable {
+            self.unreadable(&large.place, offset, len);
+        }
+        match read.piece {
+            Ok(piece) if large.failed.is_none() => {
+                let stream = match large.entry.payload {
+                    Payload::File(_) => Stream::Files,
+                    _ => Stream::Volumes,
+                };
+                self.chunks(stream, &piece, known, &mut large.map)?;
+            }
+            Ok(_) => {}
+            Err(e) => {
+                let what = format!("cannot read it at byte {}: {e}", read.offset);
+                large.failed.get_or_insert(what);
+            }
+        }
+        self.large = Some(large);
+        Ok(())
+    }
+
+    fn end(&mut self, end: LargeEnd) -> Result<()> {
+        let Some(Large { place, mut entry, change, map, failed }) = self.large.take() else {
+            return Err(Error::Internal("an end without a file"));
+        };
+        if let Some(what) = failed {
+            self.missing(&place, what);
+            return Ok(());
+        }
+        let map = map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+        entry.payload = match entry.payload {
+            Payload::Volume(_) => Payload::Volume(map),
+            Payload::Stream(_) => Payload::Stream(map),
+            _ => Payload::File(map),
+        };
+        if end.before.as_ref().is_some_and(changed_since) {
+            self.problem(&place, "it changed while it was read".into());
+        }
+        self.complete(entry, change)
+    }
+
+    /// Takes a piece's chunks, as far as they are new, and adds its extents to a map.
+    fn chunks(
+        &mut self,
+        stream: Stream,
+        piece: &Piece,
+        known: &HashSet<ChunkId>,
+        map: &mut map::Builder,
+    ) -> Result<()> {
+        let stats = &mut self.result.stats;
+        for part in &piece.parts {
+            let extent = match *part {
+                Part::Chunk { id, start, len } => {
+                    stats.bytes_read += len as u64;
+                    if !known.contains(&id) && !self.nodes.frames.has_taken(&id) {
+                        self.nodes.frames.take(stream, id, piece.bytes(start, len))?;
+                    }
+                    Extent::Data { id, len: len as u32 }
+                }
+                Part::Zero(len) => {
+                    stats.bytes_read += len;
+                    stats.bytes_zero += len;
+                    Extent::Zero { len }
+                }
+                Part::Hole(len) => {
+                    stats.bytes_hole += len;
+                    Extent::Hole { len }
+                }
+                Part::Open { .. } => return Err(Error::Internal("a piece was not joined")),
+            };
+            map.push(extent, &mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+        }
+        Ok(())
+    }
+
+    /// An entry that is no directory has all that it needs.
+    fn complete(&mut self, entry: Entry, change: Change) -> Result<()> {
+        let stats = &mut self.result.stats;
+        let size = entry.size();
+        stats.bytes_source += size;
+        match change {
+            Change::New => {
+                stats.files_new += 1;
+                stats.bytes_files_new += size;
+            }
+            Change::Changed => {
+                stats.files_changed += 1;
+                stats.bytes_files_changed += size;
+            }
+            Change::Unchanged => stats.files_unchanged += 1,
+        }
+        self.add(entry, 1, size)
+    }
+
+    fn add(&mut self, entry: Entry, files: u64, bytes: u64) -> Result<()> {
+        if self.dirs.len() == 1 {
+            let (path, kind) = (escape(&entry.name), entry.kind().to_string());
+            self.result.roots.push(RootInfo { path, kind });
+        }
+        let dir = self.dirs.last_mut().ok_or(Error::Internal("an entry without a directory"))?;
+        entry.hash_content(&mut dir.content);
+        dir.entries += 1;
+        dir.files += files;
+        dir.bytes += bytes;
+        dir.builder.push(entry, &mut |bytes| self.nodes.store(Stream::Trees, &bytes))
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let Some(OpenDir { entry: Some(mut entry), builder, content, entries, files, bytes }) =
+            self.dirs.pop()
+        else {
+            return Err(Error::Internal("an end without a directory"));
+        };
+        let root = self.finish_dir(builder)?;
+        entry.payload = Payload::Dir(Dir { root, entries, files, bytes, content: content.finish() });
+        self.add(entry, files, bytes)
+    }
+
+    fn finish_dir(&mut self, builder: hashtree::Builder<Entry>) -> Result<Option<Root<ChunkId>>> {
+        let root = builder.finish(&mut |bytes| self.nodes.store(Stream::Trees, &bytes))?;
+        Ok(root.map(|Root { level, node }: Root<tree::Child>| Root { level, node: node.id }))
+    }
+
+    fn problem(&mut self, place: &Place, what: String) {
+        self.result.stats.errors += 1;
+        self.observer.event(Event::Problem { path: place.path(), what });
+    }
+
+    fn missing(&mut self, place: &Place, what: String) {
+        if self.result.missing.len() < PROBLEMS_MAX {
+            self.result.missing.push(escape(place.path().as_os_str().as_bytes()));
+        }
+        self.problem(place, what);
+    }
+
+    fn unreadable(&mut self, place: &Place, offset: u64, len: u64) {
+        if self.result.unreadable.len() < PROBLEMS_MAX {
+            let path = escape(place.path().as_os_str().as_bytes());
+            self.result.unreadable.push(UnreadableRange { path, offset, len });
+        }
+        self.problem(place, format!("{len} bytes at {offset} cannot be read; zeros are stored instead"));
+    }
+
+    /// Completes the tree of roots and all packs; the tree and the older packs that are needed.
+    pub fn finish(mut self) -> Result<(Option<Root<ChunkId>>, HashSet<u32>, Assembled)> {
+        let roots = self.dirs.pop().filter(|_| self.dirs.is_empty());
+        let roots = roots.ok_or(Error::Internal("a directory was not ended"))?;
+        let root = self.finish_dir(roots.builder)?;
+        let frames = self.nodes.frames;
+        self.result.stats.chunks_new = frames.chunks;
+        self.result.stats.bytes_new = frames.bytes;
+        let reused = frames.finish()?;
+        Ok((root, reused, self.result))
+    }
+
+    /// Completes the packs after a stop, so that the next run finds what this one read.
+    pub fn abandon(self) -> Result<()> {
+        self.nodes.frames.finish().map(drop)
+    }
+}
+
+impl OpenDir {
+    fn new(entry: Option<Entry>, key: &Key) -> Self {
+        let content = ContentHasher::new(key);
+        Self { entry, builder: hashtree::Builder::default(), content, entries: 0, files: 0, bytes: 0 }
+    }
+}
+
+fn chunk_ids(batch: &[Done]) -> Vec<ChunkId> {
+    let of_piece = |piece: &Piece| -> Vec<ChunkId> {
+        let id = |part: &Part| if let Part::Chunk { id, .. } = part { Some(*id) } else { None };
+        piece.parts.iter().filter_map(id).collect()
+    };
+    let mut ids = Vec::new();
+    for done in batch {
+        match done {
+            Done::File(file) => ids.extend(of_piece(&file.piece)),
+            Done::Piece(PieceRead { piece: Ok(piece), .. }) => ids.extend(of_piece(piece)),
+            _ => {}
+        }
+    }
+    ids
+}

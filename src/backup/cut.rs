@@ -1,0 +1,334 @@
+//! Buffers into chunks, and pieces that were cut in parallel into one sequence.
+//!
+//! A large file is read in pieces, each cut on its own as if a run of data began with it. Where a
+//! run goes on from one piece into the next, the [`Joiner`] cuts again from the last boundary
+//! that is certain until it meets a boundary of the next piece: from there on both agree, since
+//! a cut depends only on the bytes behind the cut before it.
+
+use crate::chunker::{Chunker, stretches};
+use crate::id::{ChunkId, Key};
+
+/// A part of a piece, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// A chunk: where it begins in the piece's bytes, and its length.
+    Chunk {
+        /// Its name.
+        id: ChunkId,
+        /// Where it begins.
+        start: usize,
+        /// How long it is.
+        len: usize,
+    },
+    /// So many bytes of zeros that were read.
+    Zero(u64),
+    /// So many bytes that were not allocated.
+    Hole(u64),
+    /// From here to the end of the piece no cut is certain yet; always the last part.
+    Open {
+        /// Where it begins.
+        start: usize,
+    },
+}
+
+/// A stretch of a file, cut.
+#[derive(Debug, Default)]
+pub struct Piece {
+    /// Bytes that the first parts lie in, if the piece was joined to the one before.
+    head: Vec<u8>,
+    /// The bytes that were read.
+    body: Vec<u8>,
+    /// What they are made of.
+    pub parts: Vec<Part>,
+}
+
+impl Piece {
+    /// A piece that is not allocated.
+    pub fn hole(len: u64) -> Self {
+        Self { parts: vec![Part::Hole(len)], ..Self::default() }
+    }
+
+    /// A chunk's bytes. Positions count over head, then body; no chunk lies in both.
+    pub fn bytes(&self, start: usize, len: usize) -> &[u8] {
+        match start.checked_sub(self.head.len()) {
+            Some(start) => &self.body[start..start + len],
+            None => &self.head[start..start + len],
+        }
+    }
+}
+
+/// Cuts buffers.
+#[derive(Clone, Copy)]
+pub struct Cutter<'c> {
+    /// Where to cut.
+    pub chunker: &'c Chunker,
+    /// What names chunks of data.
+    pub key: &'c Key,
+}
+
+impl Cutter<'_> {
+    /// Cuts a buffer that begins at a multiple of the block in the file. With `more_follows`, the
+    /// data at its end may go on behind it.
+    pub fn cut(&self, body: Vec<u8>, offset: u64, more_follows: bool) -> Piece {
+        let mut piece = Piece { body, ..Piece::default() };
+        let end = piece.body.len();
+        self.cut_range(&mut piece, 0..end, offset, more_follows);
+        piece
+    }
+
+    /// Cuts several spans of a file into one piece: data that was read, and holes between.
+    pub fn cut_spans(&self, spans: Vec<(u64, u64)>, body: Vec<u8>, len: u64) -> Piece {
+        let mut piece = Piece { body, ..Piece::default() };
+        let (mut at, mut start) = (0, 0);
+        for (offset, span_len) in spans {
+            if offset > at {
+                piece.parts.push(Part::Hole(offset - at));
+            }
+            let end = start + span_len as usize;
+            self.cut_range(&mut piece, start..end, offset, false);
+            (at, start) = (offset + span_len, end);
+        }
+        if len > at {
+            piece.parts.push(Part::Hole(len - at));
+        }
+        piece
+    }
+
+    fn cut_range(&self, piece: &mut Piece, range: std::ops::Range<usize>, offset: u64, more_follows: bool) {
+        let bytes = &piece.body[range.clone()];
+        let mut at = 0;
+        for stretch in stretches(bytes) {
+            if stretch.zero {
+                piece.parts.push(Part::Zero((stretch.end - at) as u64));
+                at = stretch.end;
+                continue;
+            }
+            let run_ends = !more_follows || stretch.end < bytes.len();
+            while let Some(len) = self.chunker.cut(&bytes[at..stretch.end], offset + at as u64, run_ends) {
+                let id = ChunkId::of(self.key, &bytes[at..at + len]);
+                piece.parts.push(Part::Chunk { id, start: range.start + at, len });
+                at += len;
+            }
+            if at < stretch.end {
+                piece.parts.push(Part::Open { start: range.start + at });
+                at = stretch.end;
+            }
+        }
+    }
+}
+
+/// Joins the pieces of one file, handed in in order.
+#[derive(Default)]
+pub struct Joiner {
+    /// Bytes of a run behind the last certain cut.
+    tail: Vec<u8>,
+    /// Where they begin in the file.
+    offset: u64,
+}
+
+impl Joiner {
+    /// The next piece, beginning at `offset` in the file; what comes out has no open part.
+    pub fn join(&mut self, cutter: &Cutter, mut piece: Piece, offset: u64) -> Piece {
+        if !self.tail.is_empty() {
+            piece = self.join_tail(cutter, piece, offset);
+        }
+        if let Some(&Part::Open { start }) = piece.parts.last() {
+            piece.parts.pop();
+            let start = start - piece.head.len();
+            self.offset = offset + start as u64;
+            self.tail = piece.body[start..].to_vec();
+        }
+        piece
+    }
+
+    /// What is left when the file has ended.
+    pub fn finish(self, cutter: &Cutter) -> Piece {
+        let mut piece = Piece { head: self.tail, ..Piece::default() };
+        let mut at = 0;
+        while let Some(len) = cutter.chunker.cut(&piece.head[at..], self.offset + at as u64, true) {
+            piece.push_head_chunk(cutter, at, len);
+            at += len;
+        }
+        piece
+    }
+
+    fn join_tail(&mut self, cutter: &Cutter, piece: Piece, offset: u64) -> Piece {
+        debug_assert_eq!(self.offset + self.tail.len() as u64, offset);
+        let run = Run::at_start_of(&piece);
+        let mut joined = Piece { head: std::mem::take(&mut self.tail), ..Piece::default() };
+        let tail_len = joined.head.len();
+        let mut at = 0usize;
+        loop {
+            if let Some(part) = at.checked_sub(tail_len).and_then(|at| run.part_at(&piece, at)) {
+                return joined.adopt(piece, part);
+            }
+            // A cut needs the bytes of a largest chunk: the head grows by no more than that.
+            let have = joined.head.len() - tail_len;
+            let wanted = (at + cutter.chunker.max_len()).saturating_sub(tail_len).min(run.len);
+            joined.head.extend_from_slice(&piece.body[have..wanted.max(have)]);
+            let run_ends = run.ends && joined.head.len() == tail_len + run.len;
+            match cutter.chunker.cut(&joined.head[at..], self.offset + at as u64, run_ends) {
+                Some(len) => {
+                    joined.push_head_chunk(cutter, at, len);
+                    at += len;
+                }
+                None => {
+                    // The run goes on behind this piece, which holds nothing else.
+                    self.tail = joined.head.split_off(at);
+                    self.offset += at as u64;
+                    return joined;
+                }
+            }
+        }
+    }
+}
+
+impl Piece {
+    fn push_head_chunk(&mut self, cutter: &Cutter, start: usize, len: usize) {
+        let id = ChunkId::of(cutter.key, &self.head[start..start + len]);
+        self.parts.push(Part::Chunk { id, start, len });
+    }
+
+    /// Takes the parts of `piece` from number `from` on, and its bytes.
+    fn adopt(mut self, piece: Piece, from: usize) -> Piece {
+        let shift = self.head.len();
+        self.parts.extend(piece.parts[from..].iter().map(|part| match *part {
+            Part::Chunk { id, start, len } => Part::Chunk { id, start: start + shift, len },
+            Part::Open { start } => Part::Open { start: start + shift },
+            other => other,
+        }));
+        self.body = piece.body;
+        self
+    }
+}
+
+/// The run of data that a piece begins with.
+struct Run {
+    /// Its length in the piece.
+    len: usize,
+    /// The number of parts that it is made of.
+    parts: usize,
+    /// Whether it ends in this piece.
+    ends: bool,
+}
+
+impl Run {
+    fn at_start_of(piece: &Piece) -> Self {
+        let mut run = Run { len: 0, parts: 0, ends: true };
+        for part in &piece.parts {
+            match *part {
+                Part::Chunk { start, len, .. } => run.len = start + len,
+                Part::Open { .. } => {
+                    run.len = piece.body.len();
+                    run.ends = false;
+                }
+                Part::Zero(_) | Part::Hole(_) => break,
+            }
+            run.parts += 1;
+        }
+        run
+    }
+
+    /// The number of the part that begins at `at` in the run, or behind it at its end.
+    fn part_at(&self, piece: &Piece, at: usize) -> Option<usize> {
+        if at == self.len {
+            return Some(self.parts);
+        }
+        let start = |part: &Part| match *part {
+            Part::Chunk { start, .. } | Part::Open { start } => start,
+            Part::Zero(_) | Part::Hole(_) => usize::MAX,
+        };
+        piece.parts[..self.parts].binary_search_by_key(&at, start).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::Params;
+    use crate::id::expand;
+    use proptest::prelude::*;
+
+    const KEY: Key = [3; 32];
+
+    /// Noise with stretches of zeros and of one repeated byte, to make cutting hard.
+    fn content(layout: &[(u8, usize)], seed: u8) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (i, &(kind, len)) in layout.iter().enumerate() {
+            let start = out.len();
+            out.resize(start + len, 0);
+            match kind {
+                0 => {}
+                1 => out[start..].fill(seed | 1),
+                _ => expand("varv test noise", &[seed ^ i as u8; 32], &mut out[start..]),
+            }
+        }
+        out
+    }
+
+    fn described(piece: &Piece, out: &mut Vec<(Option<ChunkId>, u64)>) {
+        for part in &piece.parts {
+            match *part {
+                Part::Chunk { id, start, len } => {
+                    assert_eq!(ChunkId::of(&KEY, piece.bytes(start, len)), id);
+                    out.push((Some(id), len as u64));
+                }
+                Part::Zero(len) => match out.last_mut() {
+                    Some((None, before)) => *before += len,
+                    _ => out.push((None, len)),
+                },
+                Part::Hole(_) | Part::Open { .. } => panic!("{part:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn pieces_give_what_the_whole_gives(
+            layout in proptest::collection::vec((0u8..4, 1usize..200_000), 0..8),
+            seed: u8,
+            piece_blocks in 1usize..40,
+            fixed: bool,
+        ) {
+            let bytes = content(&layout, seed);
+            let params = if fixed { "fixed:12K" } else { "fastcdc:4K,16K,64K" };
+            let chunker = Chunker::new(Params::parse(params).unwrap(), &[1; 32]);
+            let cutter = Cutter { chunker: &chunker, key: &KEY };
+            let mut whole = Vec::new();
+            described(&cutter.cut(bytes.clone(), 0, false), &mut whole);
+
+            let mut joiner = Joiner::default();
+            let mut joined = Vec::new();
+            let mut at = 0;
+            for body in bytes.chunks(piece_blocks * 4096) {
+                let end = at + body.len();
+                let piece = cutter.cut(body.to_vec(), at as u64, end < bytes.len());
+                described(&joiner.join(&cutter, piece, at as u64), &mut joined);
+                at = end;
+            }
+            described(&joiner.finish(&cutter), &mut joined);
+            prop_assert_eq!(joined, whole);
+        }
+    }
+
+    #[test]
+    fn holes_are_zeros_to_the_chunks() {
+        let chunker = Chunker::new(Params::parse("fastcdc:4K,16K,64K").unwrap(), &[1; 32]);
+        let cutter = Cutter { chunker: &chunker, key: &KEY };
+        let bytes = content(&[(2, 40_960), (0, 40_960), (2, 50_000)], 5);
+        let dense = cutter.cut(bytes.clone(), 0, false);
+        let body = [&bytes[..40_960], &bytes[81_920..]].concat();
+        let sparse = cutter.cut_spans(vec![(0, 40_960), (81_920, 50_000)], body, 131_920);
+        let ids = |piece: &Piece| -> Vec<_> {
+            piece
+                .parts
+                .iter()
+                .filter_map(|p| if let Part::Chunk { id, .. } = p { Some(*id) } else { None })
+                .collect()
+        };
+        assert_eq!(ids(&dense), ids(&sparse));
+        assert!(sparse.parts.contains(&Part::Hole(40_960)));
+        assert!(dense.parts.contains(&Part::Zero(40_960)));
+    }
+}

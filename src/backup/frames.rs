@@ -1,0 +1,180 @@
+//! New chunks into frames, and which chunks are new.
+
+use std::collections::HashSet;
+
+use crossbeam_channel::Receiver;
+
+use crate::error::{Error, Result};
+use crate::format::config::Sizes;
+use crate::format::pack::Kind;
+use crate::id::ChunkId;
+use crate::ordered::Input;
+use crate::repo::catalog::Catalog;
+use crate::repo::packer::{EncodedFrame, PublishedPack, RawFrame};
+
+/// Chunks of published packs are put into the index when there are so many.
+const UNINDEXED_MAX: usize = 128 << 10;
+
+/// Where new chunks go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Chunks of files.
+    Files,
+    /// Chunks of volumes and of other large content.
+    Volumes,
+    /// Map nodes.
+    Maps,
+    /// Tree nodes.
+    Trees,
+}
+
+impl Stream {
+    const COUNT: usize = 4;
+
+    /// What its chunks are.
+    pub fn kind(self) -> Kind {
+        match self {
+            Stream::Files | Stream::Volumes => Kind::Data,
+            Stream::Maps => Kind::Map,
+            Stream::Trees => Kind::Tree,
+        }
+    }
+
+    fn frame_len(self, sizes: &Sizes) -> usize {
+        (match self {
+            Stream::Files => sizes.tree_frame,
+            Stream::Volumes => sizes.volume_frame,
+            Stream::Maps | Stream::Trees => sizes.metadata_frame,
+        }) as usize
+    }
+}
+
+/// Takes new chunks, and knows those that it took.
+pub struct Frames<'c> {
+    catalog: &'c Catalog,
+    sizes: Sizes,
+    open: [Option<RawFrame>; Stream::COUNT],
+    encode: Input<RawFrame, Result<EncodedFrame>>,
+    published: Receiver<PublishedPack>,
+    /// Published, but not in the index.
+    unindexed: Vec<PublishedPack>,
+    unindexed_chunks: usize,
+    /// Chunks taken that are not in the index.
+    taken: HashSet<ChunkId>,
+    /// Packs that this run relies on.
+    reused: HashSet<u32>,
+    /// Chunks taken in all, …
+    pub chunks: u64,
+    /// … and their length.
+    pub bytes: u64,
+}
+
+impl<'c> Frames<'c> {
+    /// Frames go to `encode`; packs that were published come back by `published`.
+    pub fn new(
+        catalog: &'c Catalog,
+        sizes: Sizes,
+        encode: Input<RawFrame, Result<EncodedFrame>>,
+        published: Receiver<PublishedPack>,
+    ) -> Self {
+        Self {
+            catalog,
+            sizes,
+            open: Default::default(),
+            encode,
+            published,
+            unindexed: Vec::new(),
+            unindexed_chunks: 0,
+            taken: HashSet::new(),
+            reused: HashSet::new(),
+            chunks: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Of `ids`, those that the repository had before this run.
+    pub fn known(&mut self, ids: Vec<ChunkId>) -> Result<HashSet<ChunkId>> {
+        let mut candidates = ids;
+        candidates.retain(|id| !self.taken.contains(id));
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut index = self.catalog.index()?;
+        candidates.retain(|id| index.may_contain(id));
+        let found = index.locate(&candidates)?;
+        drop(index);
+        let mut known = HashSet::with_capacity(candidates.len());
+        for (id, location) in candidates.into_iter().zip(found) {
+            if let Some(location) = location {
+                self.reused.insert(location.pack);
+                known.insert(id);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Whether this run took the chunk already.
+    pub fn has_taken(&self, id: &ChunkId) -> bool {
+        self.taken.contains(id)
+    }
+
+    /// Takes a chunk that is new.
+    pub fn take(&mut self, stream: Stream, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        let frame_len = stream.frame_len(&self.sizes);
+        let open = &mut self.open[stream as usize];
+        if open.as_ref().is_some_and(|frame| frame.raw.len() + bytes.len() > frame_len) {
+            let full = open.take();
+            self.send(full)?;
+        }
+        self.open[stream as usize]
+            .get_or_insert_with(|| RawFrame::new(stream.kind(), frame_len))
+            .push(id, bytes);
+        self.taken.insert(id);
+        if stream.kind() == Kind::Data {
+            self.chunks += 1;
+            self.bytes += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn send(&self, frame: Option<RawFrame>) -> Result<()> {
+        match frame.is_none_or(|frame| self.encode.send(frame)) {
+            true => Ok(()),
+            false => Err(Error::Internal("packs are not written any more")),
+        }
+    }
+
+    /// Puts packs that were published meanwhile into the index, once there are enough.
+    pub fn index_published(&mut self) -> Result<()> {
+        while let Ok(pack) = self.published.try_recv() {
+            self.unindexed_chunks += pack.ids.len();
+            self.unindexed.push(pack);
+        }
+        if self.unindexed_chunks < UNINDEXED_MAX { Ok(()) } else { self.index_now() }
+    }
+
+    fn index_now(&mut self) -> Result<()> {
+        self.catalog.store().barrier()?;
+        self.catalog.add(&self.unindexed)?;
+        for pack in self.unindexed.drain(..) {
+            for id in &pack.ids {
+                self.taken.remove(id);
+            }
+        }
+        self.unindexed_chunks = 0;
+        Ok(())
+    }
+
+    /// Closes the open frames, waits until all packs are published, and puts them into the
+    /// index. The packs of older runs that this one relies on are returned.
+    pub fn finish(mut self) -> Result<HashSet<u32>> {
+        for open in std::mem::take(&mut self.open) {
+            self.send(open)?;
+        }
+        let Self { catalog, encode, published, mut unindexed, reused, .. } = self;
+        drop(encode);
+        unindexed.extend(published.iter());
+        catalog.store().barrier()?;
+        catalog.add(&unindexed)?;
+        Ok(reused)
+    }
+}

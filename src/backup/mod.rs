@@ -1,0 +1,254 @@
+//! Backing up: one run makes one snapshot.
+//!
+//! ```text
+//! scan ─steps→ read, cut, hash (threads) ─in order→ assemble ─frames→ encode (threads) ─in order→ packs
+//! ```
+//!
+//! The scan walks and compares with the parent; workers read what changed; the assembler, the
+//! calling thread, finds out what is new and builds maps and trees; encoders compress; the last
+//! thread seals, writes and publishes. Every arrow is a bounded queue. The snapshot is published
+//! when all of that is durable.
+
+mod assemble;
+pub mod cut;
+mod frames;
+mod packs;
+mod pipeline;
+mod read;
+mod scan;
+mod step;
+mod stream;
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::error::{Error, IoContext, Result};
+use crate::format::config::Tier;
+use crate::format::snapshot::{Snapshot, Stats, TreeRef};
+use crate::format::tree::Entry;
+use crate::id::SnapshotId;
+use crate::observe::{Event, Observer, Stop};
+use crate::repo::Repo;
+use crate::repo::catalog::Catalog;
+use crate::repo::nodes::Entries;
+use crate::repo::snapshots::Snapshots;
+use crate::source::exclude::{ExcludeOptions, Excludes};
+use crate::text::escape;
+
+pub use scan::ScanOptions;
+
+/// What is backed up.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A directory, file or block device.
+    Path(PathBuf),
+    /// Standard input, under a name.
+    Stdin(Vec<u8>),
+    /// What a command prints, under a name.
+    Command(Vec<u8>, Vec<std::ffi::OsString>),
+}
+
+/// How to back up.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// What.
+    pub sources: Vec<Source>,
+    /// The host that the snapshot is of.
+    pub host: String,
+    /// The series that the snapshot belongs to.
+    pub label: String,
+    /// Names for this snapshot.
+    pub tags: Vec<String>,
+    /// The snapshot's time.
+    pub time: Timestamp,
+    /// The local zone's offset from UTC then, in seconds.
+    pub offset: i32,
+    /// Who runs it.
+    pub user: String,
+    /// How hard to compress.
+    pub tier: Tier,
+    /// What to leave out.
+    pub excludes: ExcludeOptions,
+    /// How to look at the sources.
+    pub scan: ScanOptions,
+    /// Do all but write.
+    pub dry_run: bool,
+}
+
+/// What a backup came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The snapshot; `None` in a dry run.
+    pub id: Option<SnapshotId>,
+    /// What was counted.
+    pub stats: Stats,
+    /// Paths that are left out because they could not be read.
+    pub missing: Vec<String>,
+    /// Exclude patterns that matched nothing.
+    pub unused_patterns: Vec<String>,
+}
+
+/// A source under the path that it is kept under.
+struct RootPlan {
+    name: Vec<u8>,
+    source: Source,
+    before: Option<Entry>,
+}
+
+/// Backs up.
+pub fn run(
+    repo: &Repo,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Outcome> {
+    let started = Instant::now();
+    let snapshots = repo.snapshots()?;
+    warn_about_future(&snapshots, options, observer);
+    let roots = plan_roots(catalog, options, &snapshots, observer)?;
+    let paths: Vec<PathBuf> = roots.iter().filter_map(RootPlan::path).collect();
+    let excludes = Excludes::new(&options.excludes, &paths)?;
+    observer.event(Event::Phase { name: "backing up", bytes: None });
+    let finished = pipeline::run(repo, catalog, options, &excludes, roots, observer, stop)?;
+
+    let assembled = finished.assembled;
+    let mut stats = assembled.stats;
+    stats.bytes_stored = finished.written.data + finished.written.metadata;
+    stats.bytes_metadata = finished.written.metadata;
+    stats.seconds = started.elapsed().as_secs_f64();
+    if assembled.roots.is_empty() {
+        return Err(Error::NotFound("none of the sources could be read: there is no snapshot".into()));
+    }
+    let snapshot = Snapshot {
+        time: options.time,
+        offset: options.offset,
+        host: options.host.clone(),
+        label: options.label.clone(),
+        tags: options.tags.clone(),
+        user: options.user.clone(),
+        varv: env!("CARGO_PKG_VERSION").into(),
+        tier: options.tier,
+        roots: assembled.roots,
+        tree: TreeRef::new(finished.root.as_ref()),
+        stats: stats.clone(),
+        missing: assembled.missing.clone(),
+        unreadable: assembled.unreadable,
+    };
+    let id = match options.dry_run {
+        true => None,
+        false => {
+            check_reused(repo, catalog, &finished.reused)?;
+            repo.still_locked()?;
+            Some(repo.publish_snapshot(&snapshot)?)
+        }
+    };
+    Ok(Outcome { id, stats, missing: assembled.missing, unused_patterns: excludes.unused() })
+}
+
+impl RootPlan {
+    fn path(&self) -> Option<PathBuf> {
+        match &self.source {
+            Source::Path(path) => Some(path.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// The sources in the order of the tree of roots, each with what its parent snapshot has.
+fn plan_roots(
+    catalog: &Catalog,
+    options: &BackupOptions,
+    snapshots: &Snapshots,
+    observer: &dyn Observer,
+) -> Result<Vec<RootPlan>> {
+    let mut roots = BTreeMap::new();
+    for source in &options.sources {
+        let (name, source) = match source {
+            Source::Path(path) => {
+                let path = absolute(path)?;
+                (path.as_os_str().as_bytes().to_vec(), Source::Path(path))
+            }
+            Source::Stdin(name) | Source::Command(name, _) => (name.clone(), source.clone()),
+        };
+        roots.insert(name, source);
+    }
+    let mut planned = Vec::with_capacity(roots.len());
+    for (name, source) in roots {
+        let before = match parent_entry(catalog, options, snapshots, &name) {
+            Err(e) if e.is_damage() => {
+                observer.event(Event::Notice(format!("the parent snapshot cannot be used: {e}")));
+                None
+            }
+            other => other?,
+        };
+        planned.push(RootPlan { name, source, before });
+    }
+    Ok(planned)
+}
+
+/// The path made absolute; symlinks in it stay, so that it is what the user wrote.
+pub fn absolute(path: &Path) -> Result<PathBuf> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return path.canonicalize().at("find", path);
+    }
+    let absolute = std::path::absolute(path).at("find", path)?;
+    // Collecting the components takes trailing slashes and single dots away.
+    Ok(absolute.components().collect())
+}
+
+/// The root's entry in the newest snapshot of the same host and label that has it.
+fn parent_entry(
+    catalog: &Catalog,
+    options: &BackupOptions,
+    snapshots: &Snapshots,
+    name: &[u8],
+) -> Result<Option<Entry>> {
+    let path = escape(name);
+    let parent = snapshots.listed.iter().rev().map(|listed| &listed.snapshot).find(|snapshot| {
+        snapshot.host == options.host
+            && snapshot.label == options.label
+            && snapshot.roots.iter().any(|root| root.path == path)
+    });
+    let Some(parent) = parent else { return Ok(None) };
+    let root = parent.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
+    for entry in Entries::of_roots(catalog, root) {
+        let entry = entry?;
+        if entry.name == name {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+fn warn_about_future(snapshots: &Snapshots, options: &BackupOptions, observer: &dyn Observer) {
+    let newest = snapshots
+        .listed
+        .iter()
+        .rfind(|listed| listed.snapshot.host == options.host && listed.snapshot.label == options.label);
+    if let Some(newest) = newest.filter(|newest| newest.snapshot.time > options.time) {
+        let text = format!(
+            "snapshot {} is dated {}, later than this one: is the clock right?",
+            newest.id.short(),
+            newest.snapshot.time
+        );
+        observer.event(Event::Notice(text));
+    }
+}
+
+/// Each older pack that the snapshot relies on must still be what the index knows.
+fn check_reused(repo: &Repo, catalog: &Catalog, reused: &HashSet<u32>) -> Result<()> {
+    for number in reused {
+        let record = catalog.index()?.pack(*number).cloned();
+        let record = record.ok_or(Error::Internal("a pack was dropped from the index"))?;
+        if catalog.reader().check(&record.id, record.len)? != record.trailer_check {
+            return Err(Error::damaged(format!("pack {}", record.id), "it is not what it was"));
+        }
+        repo.store().adopt(&crate::repo::layout::pack(&record.id));
+    }
+    Ok(())
+}

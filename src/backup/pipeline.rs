@@ -1,0 +1,175 @@
+//! The threads of a backup, and how their errors come home.
+
+use std::collections::HashSet;
+use std::thread::{self, Scope};
+
+use crossbeam_channel::unbounded;
+use rustix::fs::{FileType, stat};
+
+use super::assemble::{Assembled, Assembler};
+use super::cut::Cutter;
+use super::frames::Frames;
+use super::packs::{Packs, Written};
+use super::read::Worker;
+use super::scan::Scan;
+use super::step::{Change, Done, Place};
+use super::stream::{self, Stream};
+use super::{BackupOptions, RootPlan, Source};
+use crate::chunker::{Chunker, Params};
+use crate::codec::frame::Encoder;
+use crate::error::{Error, Result};
+use crate::format::hashtree::Root;
+use crate::format::pack::Kind;
+use crate::id::ChunkId;
+use crate::observe::{Observer, Stop};
+use crate::ordered::{Output, ordered};
+use crate::repo::Repo;
+use crate::repo::catalog::Catalog;
+use crate::repo::packer::RawFrame;
+use crate::source::exclude::{Excludes, SourceExcludes};
+use crate::source::owners::Owners;
+use crate::source::walk::{THREADS_DEFAULT, Walker};
+
+/// Threads that read: more than processors, since a cold disk wants many requests at once.
+const READERS_MIN: usize = 4;
+/// Batches between the scan and the assembler: at most 2 MiB of content each, or one file.
+const READ_WINDOW: usize = 12;
+/// Frames between the assembler and the packs: at most 4 MiB each, raw and encoded.
+const ENCODE_WINDOW: usize = 4;
+/// The scan recurses into directories, up to `walk::DEPTH_MAX` deep.
+const SCAN_STACK: usize = 32 << 20;
+
+/// What the pipeline made.
+pub struct Finished {
+    /// The tree of roots.
+    pub root: Option<Root<ChunkId>>,
+    /// Older packs that it needs.
+    pub reused: HashSet<u32>,
+    /// What was found.
+    pub assembled: Assembled,
+    /// What was stored.
+    pub written: Written,
+}
+
+/// Runs the pipeline over all roots.
+pub fn run(
+    repo: &Repo,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    excludes: &Excludes,
+    roots: Vec<RootPlan>,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Finished> {
+    let config = repo.config();
+    let params = Params::parse(&config.chunker).map_err(|why| Error::damaged("config", why))?;
+    let chunker = Chunker::new(params, &repo.keys().chunker());
+    let cutter = Cutter { chunker: &chunker, key: repo.keys().ids(Kind::Data) };
+    let owners = Owners::of_system();
+    let level = config.level(options.tier);
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let mut planned = Vec::with_capacity(roots.len());
+    for root in roots {
+        let filter = root.path().map(|path| excludes.below(&path)).transpose()?;
+        planned.push((root, filter));
+    }
+    let packs = Packs::new(&**repo.store(), repo.keys(), repo.id(), config.sizes);
+    catalog.index()?.load_filters()?;
+    let encoders = encoders(processors, level)?;
+
+    thread::scope(|scope| {
+        let readers = vec![Worker { cutter, owners: &owners }; READERS_MIN.max(2 * processors)];
+        let readers = readers.into_iter().map(|worker| move |steps| worker.work(steps)).collect();
+        let (steps, done) = ordered(scope, readers, READ_WINDOW);
+        let (frames, encoded) = ordered(scope, encoders, ENCODE_WINDOW);
+        let (publish, published) = unbounded();
+        let dry_run = options.dry_run;
+        let writer = scope.spawn(move || match dry_run {
+            true => packs.count_all(encoded),
+            false => packs.write_all(encoded, publish),
+        });
+        let scan = Scan::new(options.scan, catalog, &owners, observer, stop, steps);
+        let scanner = thread::Builder::new()
+            .name("scan".into())
+            .stack_size(SCAN_STACK)
+            .spawn_scoped(scope, {
+                let (planned, owners) = (&planned, &owners);
+                move || scan_all(scope, scan, planned, owners)
+            })
+            .map_err(|_| Error::Internal("no thread can be started"))?;
+        let frames = Frames::new(catalog, config.sizes, frames, published);
+        let assembler = Assembler::new(frames, repo.keys(), cutter, observer);
+        let assembled = assemble(assembler, done, || {
+            scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
+        });
+        let written = writer.join().map_err(|_| Error::Internal("the writer ended early"))?;
+        match (assembled, written) {
+            (Ok((root, reused, assembled)), Ok(written)) => Ok(Finished { root, reused, assembled, written }),
+            // When writing fails, the assembler only sees that nobody takes its frames.
+            (Err(Error::Internal(_)), Err(cause)) | (Ok(_), Err(cause)) => Err(cause),
+            (Err(cause), _) => Err(cause),
+        }
+    })
+}
+
+fn encoders(
+    count: usize,
+    level: i8,
+) -> Result<Vec<impl FnMut(RawFrame) -> Result<crate::repo::packer::EncodedFrame> + Send>> {
+    (0..count)
+        .map(|_| {
+            let mut encoder = Encoder::new(level)?;
+            Ok(move |frame: RawFrame| frame.encode(&mut encoder, level))
+        })
+        .collect()
+}
+
+/// Takes all that was read; `scanned` tells, once nothing more comes, whether that was all.
+fn assemble(
+    mut assembler: Assembler,
+    done: Output<Vec<Done>>,
+    scanned: impl FnOnce() -> Result<()>,
+) -> Result<(Option<Root<ChunkId>>, HashSet<u32>, Assembled)> {
+    while let Some(batch) = done.next() {
+        assembler.apply(batch?)?;
+    }
+    match scanned() {
+        Ok(()) => assembler.finish(),
+        Err(stopped @ Error::Stopped(_)) => {
+            assembler.abandon()?;
+            Err(stopped)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn scan_all<'scope, 'f: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    mut scan: Scan,
+    roots: &'f [(RootPlan, Option<SourceExcludes<'f>>)],
+    owners: &Owners,
+) -> Result<()> {
+    for (root, filter) in roots {
+        let before = root.before.clone();
+        match (&root.source, filter) {
+            (Source::Path(path), Some(filter)) => {
+                let name = root.name.clone();
+                match stat(path) {
+                    Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
+                        let walker = Walker::new(scope, path, THREADS_DEFAULT, filter);
+                        scan.tree(&walker, path, name, before)?;
+                    }
+                    Ok(found) => scan.single(path, name, &found, before)?,
+                    Err(e) => scan.missing(Place::root(path), std::io::Error::from(e).to_string())?,
+                }
+            }
+            (source, _) => {
+                let Some(mut stream) = Stream::open(source)? else { continue };
+                let change = if before.is_some() { Change::Changed } else { Change::New };
+                scan.stream(stream::entry(&root.name, owners), &mut stream, change)?;
+                stream.finish()?;
+            }
+        }
+    }
+    scan.finish()
+}

@@ -1,0 +1,151 @@
+//! Reading: what several threads do with the scan's steps.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::io::Errno;
+
+use super::cut::{Cutter, Piece};
+use super::step::{Done, FileRead, FileToRead, PieceRead, PieceSource, PieceToRead, Place, Step};
+use crate::format::BLOCK;
+use crate::format::map::Map;
+use crate::format::tree::Payload;
+use crate::source::extents::{Span, Spans, read_at};
+use crate::source::metadata;
+use crate::source::owners::Owners;
+
+/// Reads for one thread.
+#[derive(Clone, Copy)]
+pub struct Worker<'c> {
+    /// Cuts what was read.
+    pub cutter: Cutter<'c>,
+    /// Names owners.
+    pub owners: &'c Owners,
+}
+
+impl Worker<'_> {
+    /// Does a batch of steps.
+    pub fn work(&self, steps: Vec<Step>) -> Vec<Done> {
+        steps.into_iter().map(|step| self.step(step)).collect()
+    }
+
+    fn step(&self, step: Step) -> Done {
+        match step {
+            Step::Read(file) => match self.read_file(&file) {
+                Ok(read) => Done::File(Box::new(read)),
+                Err(e) => Done::Step(Step::Missing(file.place, e.to_string())),
+            },
+            Step::Piece(piece) => Done::Piece(self.read_piece(piece)),
+            other => Done::Step(other),
+        }
+    }
+
+    fn read_file(&self, wanted: &FileToRead) -> io::Result<FileRead> {
+        let file = open(&wanted.place, OFlags::NOFOLLOW)?;
+        let before = fstat(&file)?;
+        if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("it is no file any more"));
+        }
+        let xattrs = metadata::xattrs_of_fd(&file)?;
+        let piece = self.read_whole(&file, &before)?;
+        let unstable = !same(&before, &fstat(&file)?) || !same(&before, &wanted.stat);
+        let payload = Payload::File(Map::default());
+        let entry = metadata::entry(wanted.name.clone(), &before, self.owners, xattrs, payload);
+        let (change, place) = (wanted.change, wanted.place.clone());
+        Ok(FileRead { entry, piece, change, unstable, place })
+    }
+
+    fn read_whole(&self, file: &File, stat: &Stat) -> io::Result<Piece> {
+        let len = stat.st_size as u64;
+        let mut body = Vec::with_capacity(len as usize);
+        let mut spans = Vec::new();
+        for span in Spans::new(file, len, is_sparse(stat)) {
+            let Span::Data(range) = span else { continue };
+            let start = body.len();
+            body.resize(start + (range.end - range.start) as usize, 0);
+            if read_at(file, &mut body[start..], range.start)? < body.len() - start {
+                return Err(shrank());
+            }
+            spans.push((range.start, range.end - range.start));
+        }
+        Ok(self.cutter.cut_spans(spans, body, len))
+    }
+
+    fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
+        let PieceToRead { source, offset, more_follows, zero_errors } = wanted;
+        let mut unreadable = Vec::new();
+        let piece = match source {
+            PieceSource::Hole(len) => Ok(Piece::hole(len)),
+            PieceSource::Bytes(body) => Ok(self.cutter.cut(body, offset, more_follows)),
+            PieceSource::File { file, len } => {
+                let body = match read_range(&file, offset, len as usize) {
+                    Err(_) if zero_errors => read_around(&file, offset, len as usize, &mut unreadable),
+                    other => other,
+                };
+                body.map(|body| self.cutter.cut(body, offset, more_follows))
+            }
+        };
+        PieceRead { offset, piece, unreadable }
+    }
+}
+
+fn read_range(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; len];
+    if read_at(file, &mut body, offset)? < len { Err(shrank()) } else { Ok(body) }
+}
+
+/// Reads block by block; blocks that cannot be read stay zeros and are listed.
+fn read_around(
+    file: &File,
+    offset: u64,
+    len: usize,
+    unreadable: &mut Vec<(u64, u64)>,
+) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; len];
+    for (number, block) in body.chunks_mut(BLOCK as usize).enumerate() {
+        let at = offset + number as u64 * BLOCK;
+        match read_at(file, block, at) {
+            Ok(read) if read == block.len() => {}
+            Ok(_) => return Err(shrank()),
+            Err(_) => {
+                block.fill(0);
+                match unreadable.last_mut() {
+                    Some((start, len)) if *start + *len == at => *len += block.len() as u64,
+                    _ => unreadable.push((at, block.len() as u64)),
+                }
+            }
+        }
+    }
+    Ok(body)
+}
+
+fn shrank() -> io::Error {
+    io::Error::other("it became shorter while it was read")
+}
+
+/// Opens what is at a place for reading. Access times are left alone where that is allowed, and
+/// opening a FIFO that took a file's place does not wait for a writer.
+pub fn open(place: &Place, more: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY | more;
+    let open = |flags| match &place.folder.fd {
+        Some(fd) => openat(fd.as_fd(), place.name.as_slice(), flags, Mode::empty()),
+        None => openat(CWD, place.folder.path.as_path(), flags, Mode::empty()),
+    };
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => Ok(open(flags)?.into()),
+        other => Ok(other?.into()),
+    }
+}
+
+/// Whether it takes less room than its length, so that asking for holes may pay.
+pub fn is_sparse(stat: &Stat) -> bool {
+    (stat.st_blocks as u64) * 512 < stat.st_size as u64
+}
+
+/// Whether a file is the same and was not written to between two looks.
+pub fn same(a: &Stat, b: &Stat) -> bool {
+    (a.st_ino, a.st_size, a.st_mtime, a.st_mtime_nsec, a.st_ctime, a.st_ctime_nsec)
+        == (b.st_ino, b.st_size, b.st_mtime, b.st_mtime_nsec, b.st_ctime, b.st_ctime_nsec)
+}

@@ -1,0 +1,403 @@
+//! The scan: what there is, what of it changed since the parent, and so what has to be read.
+
+use std::cmp::Ordering;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, OFlags, Stat, fstat};
+
+use super::read::{is_sparse, open, same};
+use super::step::{Change, FileToRead, Folder, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step};
+use crate::error::{Error, IoContext, Result};
+use crate::format::map::Map;
+use crate::format::tree::{Dir, Entry, Payload};
+use crate::id::ChunkId;
+use crate::observe::{Event, Observer, Stop};
+use crate::ordered::Input;
+use crate::repo::catalog::Catalog;
+use crate::repo::nodes::{Entries, for_each_chunk_of_map};
+use crate::source::extents::{Span, Spans, device_len};
+use crate::source::metadata;
+use crate::source::owners::Owners;
+use crate::source::path_of;
+use crate::source::walk::{DirHandle, LeftOut, Listed, Listing, Walker};
+
+use super::step::Done;
+
+/// Steps that are handed over together, …
+const BATCH_STEPS: usize = 256;
+/// … unless the files among them are longer than this.
+const BATCH_BYTES: u64 = 2 << 20;
+
+/// How to scan.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ScanOptions {
+    /// Read files that look unchanged too.
+    pub force_read: bool,
+    /// Read the content of block devices that are met inside of trees.
+    pub read_devices: bool,
+    /// Store zeros for ranges of volumes that cannot be read.
+    pub zero_errors: bool,
+}
+
+/// Scans one root after the other and hands the steps on in the order of the tree.
+pub struct Scan<'a> {
+    options: ScanOptions,
+    catalog: &'a Catalog,
+    owners: &'a Owners,
+    observer: &'a dyn Observer,
+    stop: &'a Stop,
+    out: Input<Vec<Step>, Vec<Done>>,
+    batch: Vec<Step>,
+    batch_bytes: u64,
+}
+
+/// The entries that the parent had in a directory, the next one taken out.
+struct Before<'a> {
+    next: Option<Entry>,
+    rest: Option<Entries<'a>>,
+}
+
+impl<'a> Scan<'a> {
+    /// Steps go to `out`.
+    pub fn new(
+        options: ScanOptions,
+        catalog: &'a Catalog,
+        owners: &'a Owners,
+        observer: &'a dyn Observer,
+        stop: &'a Stop,
+        out: Input<Vec<Step>, Vec<Done>>,
+    ) -> Self {
+        Self { options, catalog, owners, observer, stop, out, batch: Vec::new(), batch_bytes: 0 }
+    }
+
+    /// Hands over what is left.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+
+    fn send(&mut self, step: Step) -> Result<()> {
+        self.batch_bytes += match &step {
+            Step::Read(file) => file.stat.st_size as u64,
+            Step::Piece(_) => BATCH_BYTES,
+            _ => 0,
+        };
+        self.batch.push(step);
+        if self.batch.len() >= BATCH_STEPS || self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.stop.check()?;
+        self.batch_bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() || self.out.send(batch) {
+            Ok(())
+        } else {
+            Err(Error::Internal("steps are not taken any more"))
+        }
+    }
+
+    /// A root that cannot be read.
+    pub fn missing(&mut self, place: Place, what: String) -> Result<()> {
+        self.send(Step::Missing(place, what))
+    }
+
+    /// A root that is no directory: a file, a block device, or something that is only a node.
+    pub fn single(&mut self, path: &Path, name: Vec<u8>, stat: &Stat, before: Option<Entry>) -> Result<()> {
+        let place = Place::root(path);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
+            return self.device(place, name, stat, change_of(before.as_ref()));
+        }
+        self.entry(place, name, stat, before)
+    }
+
+    /// A root that is a directory.
+    pub fn tree(&mut self, walker: &Walker, path: &Path, name: Vec<u8>, before: Option<Entry>) -> Result<()> {
+        let place = Place::root(path);
+        match walker.take(walker.root()) {
+            Ok(listing) => self.dir(walker, place, name, listing, before),
+            Err(e) => self.send(Step::Missing(place, cause(&e))),
+        }
+    }
+
+    /// A root that is read from a stream.
+    pub fn stream(&mut self, entry: Entry, stream: &mut dyn Read, change: Change) -> Result<()> {
+        let place = Place::root(path_of(&entry.name));
+        self.send(Step::Begin(place.clone(), entry, change))?;
+        let mut offset = 0;
+        loop {
+            let body = read_piece(stream).at("read", place.path())?;
+            let len = body.len() as u64;
+            let more_follows = len == PIECE_LEN;
+            let source = PieceSource::Bytes(body);
+            self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors: false }))?;
+            offset += len;
+            if !more_follows {
+                return self.send(Step::End(LargeEnd { before: None }));
+            }
+        }
+    }
+
+    fn dir(
+        &mut self,
+        walker: &Walker,
+        place: Place,
+        name: Vec<u8>,
+        listing: Listing,
+        before: Option<Entry>,
+    ) -> Result<()> {
+        if let Some(why) = listing.left_out.as_ref().and_then(left_out) {
+            self.observer.event(Event::Notice(format!("{}: left out, {why}", place.path().display())));
+        }
+        let folder = Arc::new(Folder { path: place.path(), fd: Some(Arc::clone(&listing.dir)) });
+        self.enter(&place, name, &listing, before.as_ref())?;
+        let entries = before.as_ref().and_then(Entry::dir);
+        let entries = entries.map(|dir| Entries::of(self.catalog, dir).remembering());
+        let mut before = Before { next: None, rest: entries };
+        self.advance(&mut before)?;
+        for listed in listing.entries {
+            let before = self.parent_entry(&mut before, &listed.name)?;
+            let place = Place { folder: Arc::clone(&folder), name: listed.name.clone() };
+            self.listed(walker, place, listed, before)?;
+        }
+        while let Some(gone) = before.next.take() {
+            self.deleted(&gone)?;
+            self.advance(&mut before)?;
+        }
+        self.send(Step::Leave)
+    }
+
+    fn enter(
+        &mut self,
+        place: &Place,
+        name: Vec<u8>,
+        listing: &Listing,
+        before: Option<&Entry>,
+    ) -> Result<()> {
+        let xattrs = match before {
+            Some(before) if metadata::unchanged(&listing.stat, before) => Ok(before.xattrs.clone()),
+            _ => metadata::xattrs_of_fd(&listing.dir),
+        };
+        let xattrs = xattrs.unwrap_or_else(|e| {
+            self.problem(place, format!("its attributes cannot be read: {e}"));
+            Vec::new()
+        });
+        let dir = Dir { root: None, entries: 0, files: 0, bytes: 0, content: ChunkId([0; 20]) };
+        let entry = metadata::entry(name, &listing.stat, self.owners, xattrs, Payload::Dir(dir));
+        self.send(Step::Enter(entry))
+    }
+
+    fn problem(&self, place: &Place, what: String) {
+        self.observer.event(Event::Problem { path: place.path(), what });
+    }
+
+    /// Takes the parent's next entry out. Where the parent is damaged it ends: what it had from
+    /// there on is read again.
+    fn advance(&mut self, before: &mut Before) -> Result<()> {
+        let Some(entries) = &mut before.rest else { return Ok(()) };
+        let next = entries.next().transpose();
+        let seen = entries.take_seen();
+        if !seen.is_empty() {
+            self.send(Step::Known(seen))?;
+        }
+        before.next = match next {
+            Ok(entry) => entry,
+            Err(e) if e.is_damage() => {
+                self.observer.event(Event::Notice(format!("the parent snapshot: {e}")));
+                before.rest = None;
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(())
+    }
+
+    /// The parent's entry of this name; those before it are gone.
+    fn parent_entry(&mut self, before: &mut Before, name: &[u8]) -> Result<Option<Entry>> {
+        while let Some(entry) = before.next.take() {
+            match entry.name.as_slice().cmp(name) {
+                Ordering::Less => self.deleted(&entry)?,
+                Ordering::Equal => {
+                    self.advance(before)?;
+                    return Ok(Some(entry));
+                }
+                Ordering::Greater => {
+                    before.next = Some(entry);
+                    return Ok(None);
+                }
+            }
+            self.advance(before)?;
+        }
+        Ok(None)
+    }
+
+    fn deleted(&mut self, entry: &Entry) -> Result<()> {
+        let (files, bytes) = match entry.dir() {
+            Some(dir) => (dir.files, dir.bytes),
+            None => (1, entry.size()),
+        };
+        self.send(Step::Deleted(files, bytes))
+    }
+
+    fn listed(&mut self, walker: &Walker, place: Place, listed: Listed, before: Option<Entry>) -> Result<()> {
+        let Listed { name, stat, subdir } = listed;
+        match (stat, subdir) {
+            (Err(e), _) => self.send(Step::Missing(place, cause(&e))),
+            (Ok(_), Some(handle)) => self.subdir(walker, place, name, handle, before),
+            (Ok(stat), None) => self.entry(place, name, &stat, before),
+        }
+    }
+
+    fn subdir(
+        &mut self,
+        walker: &Walker,
+        place: Place,
+        name: Vec<u8>,
+        handle: DirHandle,
+        before: Option<Entry>,
+    ) -> Result<()> {
+        match walker.take(handle) {
+            Ok(listing) => self.dir(walker, place, name, listing, before),
+            Err(e) => self.send(Step::Missing(place, cause(&e))),
+        }
+    }
+
+    /// Anything but a directory.
+    fn entry(&mut self, place: Place, name: Vec<u8>, stat: &Stat, before: Option<Entry>) -> Result<()> {
+        let change = change_of(before.as_ref());
+        if let Some(before) = before
+            && !self.options.force_read
+            && metadata::unchanged(stat, &before)
+            && self.is_whole(&before)
+        {
+            return self.send(Step::Ready(before, Change::Unchanged));
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if stat.st_size as u64 > PIECE_LEN => self.large(place, name, change),
+            FileType::RegularFile => self.send(Step::Read(FileToRead { place, name, stat: *stat, change })),
+            FileType::BlockDevice if self.options.read_devices => self.device(place, name, stat, change),
+            _ => self.node(place, name, stat, change),
+        }
+    }
+
+    /// Whether all chunks that the parent's entry needs are there. That is taken for granted
+    /// unless something is known to be lost.
+    fn is_whole(&self, entry: &Entry) -> bool {
+        let Some(map) = entry.map().filter(|_| self.catalog.has_losses()) else { return true };
+        let mut ids = Vec::new();
+        let walked = for_each_chunk_of_map(self.catalog, map, &mut |_, id| {
+            ids.push(id);
+            Ok(())
+        });
+        walked.is_ok() && self.catalog.locate(&ids).is_ok_and(|found| found.iter().all(Option::is_some))
+    }
+
+    fn node(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {
+        match self.node_entry(&place, name, stat) {
+            Ok(entry) => self.send(Step::Ready(entry, change)),
+            Err(e) => self.send(Step::Missing(place, e.to_string())),
+        }
+    }
+
+    fn node_entry(&self, place: &Place, name: Vec<u8>, stat: &Stat) -> std::io::Result<Entry> {
+        let (payload, xattrs) = match &place.folder.fd {
+            Some(fd) => (
+                metadata::payload_without_content(fd, &place.name, stat)?,
+                metadata::xattrs_of_path(fd, &place.name)?,
+            ),
+            None => (metadata::payload_without_content(rustix::fs::CWD, &name, stat)?, Vec::new()),
+        };
+        let payload = payload.ok_or_else(|| std::io::Error::other("its kind is unknown"))?;
+        Ok(metadata::entry(name, stat, self.owners, xattrs, payload))
+    }
+
+    fn large(&mut self, place: Place, name: Vec<u8>, change: Change) -> Result<()> {
+        let opened = open(&place, OFlags::NOFOLLOW).and_then(|file| {
+            let stat = fstat(&file)?;
+            let xattrs = metadata::xattrs_of_fd(&file)?;
+            Ok((file, stat, xattrs))
+        });
+        let (file, stat, xattrs) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return self.send(Step::Missing(place, e.to_string())),
+        };
+        let entry = metadata::entry(name, &stat, self.owners, xattrs, Payload::File(Map::default()));
+        self.send(Step::Begin(place, entry, change))?;
+        let file = Arc::new(file);
+        self.pieces(&file, stat.st_size as u64, is_sparse(&stat))?;
+        self.send(Step::End(LargeEnd { before: Some((file, stat)) }))
+    }
+
+    fn device(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {
+        let opened = open(&place, OFlags::empty()).and_then(|file| Ok((device_len(&file)?, file)));
+        let (len, file) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return self.send(Step::Missing(place, e.to_string())),
+        };
+        let payload = Payload::Volume(Map::default());
+        let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
+        self.send(Step::Begin(place, entry, change))?;
+        self.pieces(&Arc::new(file), len, false)?;
+        self.send(Step::End(LargeEnd { before: None }))
+    }
+
+    fn pieces(&mut self, file: &Arc<File>, len: u64, look_for_holes: bool) -> Result<()> {
+        for span in Spans::new(file, len, look_for_holes) {
+            match span {
+                Span::Hole(range) => {
+                    let source = PieceSource::Hole(range.end - range.start);
+                    let (offset, zero_errors) = (range.start, false);
+                    self.send(Step::Piece(PieceToRead { source, offset, more_follows: false, zero_errors }))?;
+                }
+                Span::Data(range) => self.data_pieces(file, range)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn data_pieces(&mut self, file: &Arc<File>, range: std::ops::Range<u64>) -> Result<()> {
+        let mut offset = range.start;
+        while offset < range.end {
+            // Pieces end at multiples of their length, so that a device sees aligned reads.
+            let end = (offset / PIECE_LEN * PIECE_LEN + PIECE_LEN).min(range.end);
+            let source = PieceSource::File { file: Arc::clone(file), len: end - offset };
+            let (more_follows, zero_errors) = (end < range.end, self.options.zero_errors);
+            self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors }))?;
+            offset = end;
+        }
+        Ok(())
+    }
+}
+
+fn change_of(before: Option<&Entry>) -> Change {
+    if before.is_some() { Change::Changed } else { Change::New }
+}
+
+/// What happened, without the path that the caller shows already.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Io { action, source, .. } => format!("cannot {action} it: {source}"),
+        other => other.to_string(),
+    }
+}
+
+fn left_out(why: &LeftOut) -> Option<String> {
+    match why {
+        LeftOut::KernelFileSystem(name) => Some(format!("it is a {name} file system")),
+        LeftOut::OtherFileSystem | LeftOut::Marked(_) => None,
+    }
+}
+
+/// The next piece of a stream; shorter only at its end.
+fn read_piece(stream: &mut dyn Read) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::with_capacity(PIECE_LEN as usize);
+    stream.take(PIECE_LEN).read_to_end(&mut body)?;
+    Ok(body)
+}
+
+/// Whether a large file was written to since `before`.
+pub fn changed_since(before: &(Arc<File>, Stat)) -> bool {
+    fstat(&*before.0).map_or(true, |now| !same(&before.1, &now))
+}

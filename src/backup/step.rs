@@ -1,0 +1,165 @@
+//! What goes through the pipeline: the scan's steps, and what reading makes of them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Stat;
+
+use super::cut::Piece;
+use crate::format::tree::Entry;
+use crate::id::ChunkId;
+use crate::source::path_of;
+
+/// Files up to this length are read at once, longer ones in pieces of it.
+pub const PIECE_LEN: u64 = 2 << 20;
+
+/// How an entry compares with the parent snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The parent does not have it.
+    New,
+    /// The parent has it otherwise.
+    Changed,
+    /// It is as the parent has it.
+    Unchanged,
+}
+
+/// An open directory and its path.
+#[derive(Debug)]
+pub struct Folder {
+    /// Open; `None` for the folder of a root, which is opened by its path.
+    pub fd: Option<Arc<OwnedFd>>,
+    /// For messages.
+    pub path: PathBuf,
+}
+
+/// Where something is.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The directory that it is in.
+    pub folder: Arc<Folder>,
+    /// Its name there; empty for a root, whose folder's path is its own.
+    pub name: Vec<u8>,
+}
+
+impl Place {
+    /// A root.
+    pub fn root(path: &Path) -> Self {
+        Self { folder: Arc::new(Folder { fd: None, path: path.to_path_buf() }), name: Vec::new() }
+    }
+
+    /// The whole path.
+    pub fn path(&self) -> PathBuf {
+        if self.name.is_empty() {
+            self.folder.path.clone()
+        } else {
+            self.folder.path.join(path_of(&self.name))
+        }
+    }
+}
+
+/// A file to be read.
+#[derive(Debug)]
+pub struct FileToRead {
+    /// Where it is.
+    pub place: Place,
+    /// The name of its entry.
+    pub name: Vec<u8>,
+    /// What the walk saw of it.
+    pub stat: Stat,
+    /// How it compares with the parent.
+    pub change: Change,
+}
+
+/// Where a piece's bytes come from.
+pub enum PieceSource {
+    /// A range of an open file, all of it data.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// Its length.
+        len: u64,
+    },
+    /// Bytes that were read already.
+    Bytes(Vec<u8>),
+    /// A hole of this length.
+    Hole(u64),
+}
+
+/// A stretch of a large file, volume or stream.
+pub struct PieceToRead {
+    /// Where its bytes come from.
+    pub source: PieceSource,
+    /// Where it begins.
+    pub offset: u64,
+    /// Whether data may go on behind it.
+    pub more_follows: bool,
+    /// Whether what cannot be read becomes zeros.
+    pub zero_errors: bool,
+}
+
+/// How a large file is to be checked once it was read.
+pub struct LargeEnd {
+    /// The file and its stat before; `None` for devices and streams.
+    pub before: Option<(Arc<File>, Stat)>,
+}
+
+/// Something to do, in the order of the tree.
+pub enum Step {
+    /// A directory begins.
+    Enter(Entry),
+    /// The directory ends.
+    Leave,
+    /// These tree nodes were read from the repository: they need not be stored.
+    Known(Vec<ChunkId>),
+    /// An entry that is complete.
+    Ready(Entry, Change),
+    /// A file to be read at once.
+    Read(FileToRead),
+    /// A large file, volume or stream begins.
+    Begin(Place, Entry, Change),
+    /// A stretch of it.
+    Piece(PieceToRead),
+    /// It ends.
+    End(LargeEnd),
+    /// Something cannot be read; the parent's entry would be used if it had one.
+    Missing(Place, String),
+    /// The parent had files that are gone: how many, and their length.
+    Deleted(u64, u64),
+}
+
+/// What reading made of a piece.
+pub struct PieceRead {
+    /// Where it begins.
+    pub offset: u64,
+    /// Its chunks; or why it could not be read.
+    pub piece: std::io::Result<Piece>,
+    /// Ranges that were read as zeros because they could not be read: offset and length.
+    pub unreadable: Vec<(u64, u64)>,
+}
+
+/// A file that was read whole.
+pub struct FileRead {
+    /// Its entry, still without content.
+    pub entry: Entry,
+    /// Its content.
+    pub piece: Piece,
+    /// How it compares with the parent.
+    pub change: Change,
+    /// Whether it changed while it was read.
+    pub unstable: bool,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// A step whose reading is done.
+pub enum Done {
+    /// Nothing was to be read.
+    Step(Step),
+    /// A file was read.
+    File(Box<FileRead>),
+    /// A piece was read.
+    Piece(PieceRead),
+}

@@ -1,0 +1,278 @@
+//! `varv backup`.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use jiff::{Timestamp, Zoned};
+use serde::Serialize;
+
+use super::error::Exit;
+use super::global::Global;
+use super::init::InitOptions;
+use super::signals::STOP;
+use super::{Outcome, output};
+use crate::backup::{self, BackupOptions, ScanOptions, Source};
+use crate::error::{Error, Result};
+use crate::format::config::Tier;
+use crate::format::snapshot::Stats;
+use crate::repo::Intent;
+use crate::source::exclude::ExcludeOptions;
+use crate::source::walk::raise_file_limit;
+use crate::text::{format_size, parse_size};
+
+/// What becomes of ranges of volumes that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReadErrors {
+    /// The volume is left out
+    Fail,
+    /// Zeros are stored instead, and listed in the snapshot
+    Zero,
+}
+
+/// Back up directories, files, block devices and streams.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Directories, files and block devices
+    #[arg(value_name = "SOURCE", conflicts_with = "from_command")]
+    sources: Vec<PathBuf>,
+    /// Make the repository if there is none
+    #[arg(long)]
+    init: bool,
+    #[command(flatten)]
+    init_options: InitOptions,
+    /// The series of snapshots that this one belongs to
+    #[arg(long, value_name = "L", default_value = "default")]
+    label: String,
+    /// A name for this snapshot; may be given more than once
+    #[arg(long, value_name = "T")]
+    tag: Vec<String>,
+    /// The host that is backed up, if it is not this one
+    #[arg(long, value_name = "H")]
+    host: Option<String>,
+    /// The snapshot's time, such as 2026-11-20T03:00:00Z, if it is not now
+    #[arg(long, value_name = "T")]
+    time: Option<String>,
+    /// How hard to compress
+    #[arg(long, value_name = "TIER", default_value = "hot", value_parser = tier)]
+    tier: Tier,
+    /// Read files that look unchanged too
+    #[arg(long)]
+    force_read: bool,
+    /// Do all but write
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out what this pattern matches, as in gitignore; may be given more than once
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+    /// Read patterns from a file, one a line
+    #[arg(long, value_name = "F")]
+    exclude_from: Vec<PathBuf>,
+    /// Leave out what is in directories that have an entry of this name
+    #[arg(long, value_name = "NAME")]
+    exclude_if_present: Vec<OsString>,
+    /// Leave out what is in directories that are marked as caches (CACHEDIR.TAG)
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out files that are larger
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    exclude_larger_than: Option<u64>,
+    /// Do not enter other file systems
+    #[arg(long)]
+    one_file_system: bool,
+    /// Back up the content of block devices that are met inside of directories
+    #[arg(long)]
+    read_devices: bool,
+    /// What to do with ranges of volumes that cannot be read
+    #[arg(long, value_enum, default_value = "fail")]
+    read_errors: ReadErrors,
+    /// Back up standard input under this name
+    #[arg(long, value_name = "NAME", conflicts_with = "from_command")]
+    stdin: Option<OsString>,
+    /// Back up what a command prints under this name; the command follows after --
+    #[arg(long, value_name = "NAME", requires = "command")]
+    from_command: Option<OsString>,
+    /// The command of --from-command and its arguments; no shell is involved
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Backup {
+    /// Backs up.
+    pub fn run(self, global: &Global) -> Outcome {
+        let sources = self.sources()?;
+        raise_file_limit();
+        if self.init {
+            self.make_if_missing(global)?;
+        }
+        let repo = global.open(Intent::Add)?;
+        let observer = global.observer();
+        let catalog = repo.catalog(&observer, &STOP)?;
+        let options = self.options(sources, global)?;
+        let outcome = backup::run(&repo, &catalog, &options, &observer, &STOP)?;
+        observer.finish();
+        catalog.close()?;
+        for pattern in &outcome.unused_patterns {
+            output::notice(&format!("the pattern '{pattern}' matched nothing"));
+        }
+        report(&outcome, global);
+        Ok(if outcome.stats.errors > 0 { Exit::Incomplete } else { Exit::Done })
+    }
+
+    fn sources(&self) -> Result<Vec<Source>> {
+        let mut sources: Vec<Source> = self.sources.iter().cloned().map(Source::Path).collect();
+        if let Some(name) = &self.stdin {
+            if std::io::stdin().is_terminal() {
+                return Err(Error::Refused("--stdin reads from a pipe or file, not from a terminal".into()));
+            }
+            sources.push(Source::Stdin(stream_name(name)?));
+        }
+        if let Some(name) = &self.from_command {
+            sources.push(Source::Command(stream_name(name)?, self.command.clone()));
+        } else if !self.command.is_empty() {
+            return Err(Error::Refused("a command after -- needs --from-command NAME".into()));
+        }
+        if sources.is_empty() {
+            return Err(Error::Refused(
+                "nothing to back up: name a SOURCE, --stdin or --from-command".into(),
+            ));
+        }
+        Ok(sources)
+    }
+
+    fn make_if_missing(&self, global: &Global) -> Result<()> {
+        let root = global.repository()?;
+        let is_empty = || std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+        if !root.exists() || is_empty() {
+            self.init_options.create(global)?;
+        }
+        Ok(())
+    }
+
+    fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
+        let now = Zoned::now();
+        let (time, offset) = match &self.time {
+            None => (now.timestamp(), now.offset().seconds()),
+            Some(text) => parse_time(text)?,
+        };
+        let mut never = vec![global.repository()?.to_path_buf()];
+        never.extend(global.cache_dir());
+        Ok(BackupOptions {
+            sources,
+            host: self.host.unwrap_or_else(this_host),
+            label: self.label,
+            tags: self.tag,
+            time,
+            offset,
+            user: std::env::var("USER").unwrap_or_default(),
+            tier: self.tier,
+            excludes: ExcludeOptions {
+                patterns: self.exclude,
+                pattern_files: self.exclude_from,
+                if_present: self.exclude_if_present,
+                caches: self.exclude_caches,
+                larger_than: self.exclude_larger_than,
+                one_file_system: self.one_file_system,
+                never,
+            },
+            scan: ScanOptions {
+                force_read: self.force_read,
+                read_devices: self.read_devices,
+                zero_errors: self.read_errors == ReadErrors::Zero,
+            },
+            dry_run: self.dry_run,
+        })
+    }
+}
+
+fn tier(text: &str) -> Result<Tier, String> {
+    Tier::from_name(text)
+        .ok_or_else(|| format!("there is no tier '{text}': choose hot, warm, cold, archive or store"))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text, 1)
+}
+
+/// A stream's name must not be taken for a file path.
+fn stream_name(name: &OsString) -> Result<Vec<u8>> {
+    let bytes = name.as_bytes();
+    let is_path = bytes.starts_with(b"/") || bytes.starts_with(b"./") || bytes.starts_with(b"../");
+    if is_path || bytes.is_empty() || bytes.contains(&0) {
+        return Err(Error::Refused(format!(
+            "'{}' cannot name a stream: it must not be empty or begin with /, ./ or ../",
+            name.display()
+        )));
+    }
+    Ok(name.clone().into_vec())
+}
+
+fn parse_time(text: &str) -> Result<(Timestamp, i32)> {
+    let wrong = || Error::Refused(format!("'{text}' is not a time: write it as 2026-11-20T03:00:00Z"));
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).map_err(|_| wrong())?;
+    let time: Timestamp = text.parse().map_err(|_| wrong())?;
+    let offset = pieces.to_numeric_offset().map_or(0, jiff::tz::Offset::seconds);
+    Ok((time, offset))
+}
+
+/// This machine's name.
+pub fn this_host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What `backup --json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    snapshot: Option<String>,
+    #[serde(flatten)]
+    stats: &'a Stats,
+    missing: &'a [String],
+}
+
+fn report(outcome: &backup::Outcome, global: &Global) {
+    if global.json {
+        let snapshot = outcome.id.map(|id| id.to_string());
+        output::json(&Report { snapshot, stats: &outcome.stats, missing: &outcome.missing });
+        return;
+    }
+    if !global.quiet {
+        summary(outcome);
+    }
+}
+
+fn summary(outcome: &backup::Outcome) {
+    let stats = &outcome.stats;
+    let size = format_size;
+    output::line(&format!(
+        "files      {} new, {} changed, {} unchanged, {} deleted, in {} directories",
+        stats.files_new, stats.files_changed, stats.files_unchanged, stats.files_deleted, stats.dirs
+    ));
+    output::line(&format!(
+        "source     {}: {} read, {} skipped as holes, {} were zeros",
+        size(stats.bytes_source),
+        size(stats.bytes_read),
+        size(stats.bytes_hole),
+        size(stats.bytes_zero)
+    ));
+    let data_read = stats.bytes_read.saturating_sub(stats.bytes_zero);
+    output::line(&format!(
+        "stored     {} new in {} chunks, {} deduplicated; {} in packs, {} of it metadata",
+        size(stats.bytes_new),
+        stats.chunks_new,
+        size(data_read.saturating_sub(stats.bytes_new)),
+        size(stats.bytes_stored),
+        size(stats.bytes_metadata)
+    ));
+    let rate = stats.bytes_read as f64 / stats.seconds.max(0.001);
+    let time = format!("time       {:.1} s, {}/s", stats.seconds, size(rate as u64));
+    output::line(&time);
+    if stats.errors > 0 {
+        output::line(&format!("errors     {}: {} left out", stats.errors, outcome.missing.len()));
+    }
+    match &outcome.id {
+        Some(id) => output::line(&format!("snapshot   {}", id.short())),
+        None => output::line("snapshot   none: this was a dry run"),
+    }
+}

@@ -1,0 +1,100 @@
+//! Options that every command takes, and opening the repository that they name.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::progress::Progress;
+use super::secret::SecretOptions;
+use super::signals::STOP;
+use crate::error::{Error, Result};
+use crate::repo::{Intent, OpenOptions, Repo};
+
+/// Options that stand before or after the command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The repository
+    #[arg(short, long, global = true, value_name = "PATH", env = "VARV_REPOSITORY", help_heading = "Global")]
+    pub repository: Option<PathBuf>,
+    #[command(flatten)]
+    pub secret: SecretOptions,
+    /// Print results as JSON
+    #[arg(long, global = true, help_heading = "Global")]
+    pub json: bool,
+    /// Print no progress and no summary
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub quiet: bool,
+    /// Print more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
+    pub verbose: u8,
+    /// Draw no progress
+    #[arg(long, global = true, help_heading = "Global")]
+    pub no_progress: bool,
+    /// How long to wait for others who hold the repository, such as 90s or 10m
+    #[arg(long, global = true, value_name = "T", default_value = "0s", value_parser = duration, help_heading = "Global")]
+    pub lock_wait: Duration,
+    /// Where the index is kept when it cannot be in the repository
+    #[arg(long, global = true, value_name = "D", env = "VARV_CACHE_DIR", help_heading = "Global")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The repository's path.
+    pub fn repository(&self) -> Result<&Path> {
+        self.repository.as_deref().ok_or_else(|| {
+            Error::Refused("no repository is named: give --repository PATH, or set VARV_REPOSITORY".into())
+        })
+    }
+
+    /// Where caches are.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let base = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        self.cache_dir.clone().or_else(|| base().map(|base| base.join("varv")))
+    }
+
+    /// Opens the repository.
+    pub fn open(&self, intent: Intent) -> Result<Repo> {
+        let root = self.repository()?;
+        let secret = self.secret.read(root)?;
+        let cache_dir = self.cache_dir();
+        let command: Vec<String> =
+            std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        let repo = Repo::open(
+            root,
+            &OpenOptions {
+                secret: secret.as_ref(),
+                intent,
+                lock_wait: self.lock_wait,
+                command: &command.join(" "),
+                cache_dir: cache_dir.as_deref(),
+                stop: &STOP,
+            },
+        )?;
+        for notice in repo.notices() {
+            super::output::notice(notice);
+        }
+        Ok(repo)
+    }
+
+    /// What listens to operations.
+    pub fn observer(&self) -> Progress {
+        Progress::new(self.quiet || self.json || self.no_progress, self.quiet)
+    }
+}
+
+/// A length of time such as `90s`, `10m`, `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is not a length of time; write 90s, 10m or 2h");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let factor = match &text[digits..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" | "D" => 86_400,
+        _ => return Err(wrong()),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(factor)))
+}

@@ -1,0 +1,81 @@
+//! The command line: arguments, output, exit codes. One file a command.
+
+mod backup;
+mod error;
+mod global;
+mod init;
+mod output;
+mod progress;
+mod secret;
+mod select;
+mod signals;
+mod snapshots;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::error::Error;
+use error::Exit;
+use global::Global;
+
+/// Content-addressed, deduplicating backup of files and block devices.
+#[derive(Debug, Parser)]
+#[command(name = "varv", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    Backup(Box<backup::Backup>),
+    Snapshots(snapshots::Snapshots),
+}
+
+/// What a command comes to, if it does not fail.
+type Outcome = Result<Exit, Error>;
+
+impl Command {
+    fn run(self, global: &Global) -> Outcome {
+        match self {
+            Command::Init(command) => command.run(global),
+            Command::Backup(command) => command.run(global),
+            Command::Snapshots(command) => command.run(global),
+        }
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    signals::listen();
+    let parsed = definition().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors, and clap knows where each belongs.
+            let _ = e.print();
+            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match cli.command.run(&cli.global) {
+        Ok(exit) => exit.into(),
+        Err(e) => {
+            output::error(&e, cli.global.json);
+            Exit::of(&e).into()
+        }
+    }
+}
+
+/// The command line as clap knows it.
+fn definition() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,74 @@
+//! What is printed: results on standard output, everything else on standard error.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{self, ErrorKind, Write};
+
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use serde::Serialize;
+
+use super::error::{Exit, hint};
+use crate::error::Error;
+
+/// Prints a result as one line. A reader that went away (`| head`) ends the process quietly.
+pub fn line(text: &str) {
+    write(text.as_bytes());
+    write(b"\n");
+}
+
+/// Prints bytes as they are.
+pub fn write(bytes: &[u8]) {
+    match io::stdout().write_all(bytes) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => quit(Exit::Done),
+        Err(e) => {
+            eprintln!("varv: cannot write to standard output: {e}");
+            quit(Exit::Failed);
+        }
+        Ok(()) => {}
+    }
+}
+
+#[allow(clippy::exit)]
+fn quit(exit: Exit) -> ! {
+    std::process::exit(if exit == Exit::Done { 0 } else { 1 })
+}
+
+/// Prints a result as JSON, on one line.
+pub fn json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => line(&text),
+        Err(e) => notice(&format!("cannot print JSON: {e}")),
+    }
+}
+
+/// Tells the user something beside the result.
+pub fn notice(text: &str) {
+    eprintln!("varv: {text}");
+}
+
+/// Tells what failed, and what to do about it.
+pub fn error(error: &Error, as_json: bool) {
+    if as_json {
+        #[derive(Serialize)]
+        struct Failure<'a> {
+            error: String,
+            hint: Option<&'a str>,
+        }
+        json(&Failure { error: error.to_string(), hint: hint(error) });
+    }
+    eprintln!("varv: {error}");
+    if let Some(hint) = hint(error) {
+        eprintln!("      {hint}");
+    }
+}
+
+/// A time as people read it, in the zone that it was recorded in.
+pub fn time(time: Timestamp, offset: i32) -> String {
+    let zone = Offset::from_seconds(offset).unwrap_or(Offset::UTC).to_time_zone();
+    time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// A time as RFC 3339, with the zone that it was recorded in.
+pub fn rfc3339(time: Timestamp, offset: i32) -> String {
+    time.display_with_offset(Offset::from_seconds(offset).unwrap_or(Offset::UTC)).to_string()
+}

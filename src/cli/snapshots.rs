@@ -1,0 +1,100 @@
+//! `varv snapshots`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::Exit;
+use super::global::Global;
+use super::select::Filters;
+use super::{Outcome, output};
+use crate::format::snapshot::Stats;
+use crate::repo::Intent;
+use crate::repo::snapshots::Listed;
+use crate::text::format_size;
+
+/// List snapshots.
+#[derive(Debug, Args)]
+pub struct Snapshots {
+    #[command(flatten)]
+    filters: Filters,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    time: String,
+    host: &'a str,
+    label: &'a str,
+    paths: Vec<&'a str>,
+    tags: &'a [String],
+    tier: &'a str,
+    protected: bool,
+    stats: &'a Stats,
+}
+
+impl Snapshots {
+    /// Lists them, oldest first.
+    pub fn run(&self, global: &Global) -> Outcome {
+        let repo = global.open(Intent::Read)?;
+        let found = repo.snapshots()?;
+        let rows: Vec<&Listed> = self.filters.select(&found.listed).collect();
+        match global.json {
+            true => output::json(&rows.iter().map(|listed| Row::new(listed)).collect::<Vec<_>>()),
+            false => table(&rows, global.verbose > 0),
+        }
+        for (_, error) in &found.damaged {
+            output::notice(&error.to_string());
+        }
+        Ok(if found.damaged.is_empty() { Exit::Done } else { Exit::Damage })
+    }
+}
+
+impl<'a> Row<'a> {
+    fn new(listed: &'a Listed) -> Self {
+        let snapshot = &listed.snapshot;
+        Self {
+            id: listed.id.to_string(),
+            time: output::rfc3339(snapshot.time, snapshot.offset),
+            host: &snapshot.host,
+            label: &snapshot.label,
+            paths: snapshot.roots.iter().map(|root| root.path.as_str()).collect(),
+            tags: &snapshot.tags,
+            tier: snapshot.tier.name(),
+            protected: false,
+            stats: &snapshot.stats,
+        }
+    }
+}
+
+fn table(rows: &[&Listed], verbose: bool) {
+    for Listed { id, snapshot } in rows {
+        let paths: Vec<&str> = snapshot.roots.iter().map(|root| root.path.as_str()).collect();
+        let tags =
+            if snapshot.tags.is_empty() { String::new() } else { format!(" [{}]", snapshot.tags.join(" ")) };
+        output::line(&format!(
+            "{}  {}  {}  {}  {:>10}  {}{tags}",
+            id.short(),
+            output::time(snapshot.time, snapshot.offset),
+            snapshot.host,
+            snapshot.label,
+            format_size(snapshot.stats.bytes_source),
+            paths.join(" "),
+        ));
+        if verbose {
+            details(&snapshot.stats);
+        }
+    }
+}
+
+fn details(stats: &Stats) {
+    output::line(&format!(
+        "          {} new, {} changed, {} deleted, {} unchanged files; {} stored; {} errors; {:.1} s",
+        stats.files_new,
+        stats.files_changed,
+        stats.files_deleted,
+        stats.files_unchanged,
+        format_size(stats.bytes_stored),
+        stats.errors,
+        stats.seconds
+    ));
+}

@@ -1,0 +1,143 @@
+//! Compression of whole frames, and finding out cheaply where it does not pay.
+
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
+
+use crate::error::{Error, Result};
+use crate::format::pack::Codec;
+
+/// Of a frame that is to be compressed, so many pieces are tried first, …
+const PROBE_PIECES: usize = 8;
+/// … of this length each.
+const PROBE_LEN: usize = 4096;
+/// Frames that are not longer are compressed without a probe.
+const PROBE_FROM: usize = 128 << 10;
+/// What compression must leave at most, in 64ths, to be kept.
+const WORTH_64THS: usize = 63;
+
+/// Compresses frames; holds zstd's working memory.
+pub struct Encoder {
+    level: i32,
+    main: Compressor<'static>,
+    probe: Compressor<'static>,
+}
+
+impl Encoder {
+    /// For a zstd level; 0 stores everything.
+    pub fn new(level: i8) -> Result<Self> {
+        let level = i32::from(level);
+        let internal = |_| Error::Internal("zstd level");
+        let mut main = Compressor::new(level).map_err(internal)?;
+        if level > 0 {
+            // A window as long as the longest frame, so that its end can point at its beginning.
+            main.set_parameter(CParameter::WindowLog(WINDOW_LOG)).map_err(internal)?;
+        }
+        Ok(Self { level, main, probe: Compressor::new(1).map_err(internal)? })
+    }
+
+    /// The frame's stored form, before sealing, appended to `out`.
+    pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
+        if self.level == 0 || !self.looks_compressible(raw)? {
+            out.extend_from_slice(raw);
+            return Ok(Codec::Raw);
+        }
+        let start = out.len();
+        out.resize(start + zstd::zstd_safe::compress_bound(raw.len()), 0);
+        let len = self
+            .main
+            .compress_to_buffer(raw, &mut out[start..])
+            .map_err(|_| Error::Internal("zstd compression"))?;
+        if len < raw.len() / 64 * WORTH_64THS + raw.len() % 64 {
+            out.truncate(start + len);
+            return Ok(Codec::Zstd);
+        }
+        out.truncate(start);
+        out.extend_from_slice(raw);
+        Ok(Codec::Raw)
+    }
+
+    /// Whether pieces spread over the frame shrink at the fastest level.
+    fn looks_compressible(&mut self, raw: &[u8]) -> Result<bool> {
+        if raw.len() <= PROBE_FROM {
+            return Ok(true);
+        }
+        let mut sample = Vec::with_capacity(PROBE_PIECES * PROBE_LEN);
+        for piece in 0..PROBE_PIECES {
+            let at = (raw.len() - PROBE_LEN) / (PROBE_PIECES - 1) * piece;
+            sample.extend_from_slice(&raw[at..at + PROBE_LEN]);
+        }
+        let len = self.probe.compress(&sample).map_err(|_| Error::Internal("zstd probe"))?.len();
+        Ok(len < sample.len() / 64 * WORTH_64THS)
+    }
+}
+
+/// The longest frame is 8 MiB.
+const WINDOW_LOG: u32 = 23;
+
+/// Decompresses frames; holds zstd's working memory.
+pub struct Decoder(Decompressor<'static>);
+
+impl Decoder {
+    /// With empty working memory.
+    pub fn new() -> Result<Self> {
+        let mut decoder = Decompressor::new().map_err(|_| Error::Internal("zstd decoder"))?;
+        decoder.window_log_max(WINDOW_LOG).map_err(|_| Error::Internal("zstd window"))?;
+        Ok(Self(decoder))
+    }
+
+    /// The frame's raw bytes, `raw_len` of them; `None` if `stored` is not such a frame.
+    pub fn decode(&mut self, codec: Codec, stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+        let raw = match codec {
+            Codec::Raw => stored.to_vec(),
+            Codec::Zstd => self.0.decompress(stored, raw_len).ok()?,
+        };
+        (raw.len() == raw_len).then_some(raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::expand;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        expand("varv test noise", &[0; 32], &mut bytes);
+        bytes
+    }
+
+    fn encode(level: i8, raw: &[u8]) -> (Codec, Vec<u8>) {
+        let mut out = Vec::new();
+        let codec = Encoder::new(level).unwrap().encode(raw, &mut out).unwrap();
+        (codec, out)
+    }
+
+    #[test]
+    fn frames_come_back_at_every_level() {
+        let text: Vec<u8> = (0..400_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        for level in [0, 1, 3, 6, 14] {
+            let (codec, stored) = encode(level, &text);
+            assert_eq!(codec == Codec::Raw, level == 0);
+            let mut decoder = Decoder::new().unwrap();
+            assert_eq!(decoder.decode(codec, &stored, text.len()).as_ref(), Some(&text));
+            assert_eq!(decoder.decode(codec, &stored, text.len() - 1), None);
+            assert_eq!(decoder.decode(codec, &stored, text.len() + 1), None);
+            assert_eq!(decoder.decode(Codec::Zstd, &text[..100], 100), None);
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_as_it_is() {
+        for len in [1, 1000, 100_000, 1 << 20] {
+            let noise = noise(len);
+            assert_eq!(encode(3, &noise), (Codec::Raw, noise), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_compressible_half_is_found() {
+        let mut raw = noise(1 << 19);
+        raw.extend(vec![b'x'; 1 << 19]);
+        assert_eq!(encode(3, &raw).0, Codec::Zstd);
+    }
+}

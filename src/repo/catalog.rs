@@ -1,0 +1,228 @@
+//! The chunks of an opened repository: where each is, and reading map and tree nodes.
+//!
+//! One value for all threads; the index and the caches are behind locks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lru::LruCache;
+
+use crate::codec::frame::Decoder;
+use crate::error::{Error, Result};
+use crate::format::hashtree::Root;
+use crate::format::map;
+use crate::format::pack::Kind;
+use crate::format::tree;
+use crate::id::{ChunkId, PackId};
+
+use super::index::{Index, Location, NewPack};
+use super::packer::PublishedPack;
+use super::reader::{OpenPack, PackReader};
+use crate::store::Store;
+
+/// Opened packs' tables of contents that are kept, in bytes.
+const TRAILERS_MAX: usize = 24 << 20;
+/// Decoded metadata frames that are kept, in bytes.
+const NODES_MAX: usize = 24 << 20;
+
+/// Which chunks there are, and how to read them.
+pub struct Catalog {
+    reader: PackReader,
+    index: Mutex<Index>,
+    packs: Mutex<Bounded<PackId, OpenPack>>,
+    nodes: Mutex<NodeCache>,
+    /// Whether chunks that some snapshot needs may be gone, so that nothing may be assumed.
+    losses: bool,
+}
+
+impl Catalog {
+    /// Over an index that knows just the packs of the store.
+    pub fn new(reader: PackReader, index: Index, losses: bool) -> Result<Self> {
+        Ok(Self {
+            reader,
+            index: Mutex::new(index),
+            packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
+            nodes: Mutex::new(NodeCache::new()?),
+            losses,
+        })
+    }
+
+    /// The index, for one look-up or change.
+    pub fn index(&self) -> Result<MutexGuard<'_, Index>> {
+        self.index.lock().map_err(|_| Error::Internal("a thread ended while it used the index"))
+    }
+
+    /// Whether chunks that some snapshot needs may be gone.
+    pub fn has_losses(&self) -> bool {
+        self.losses
+    }
+
+    /// What reads packs.
+    pub fn reader(&self) -> &PackReader {
+        &self.reader
+    }
+
+    /// Where each chunk is; `None` for those that are nowhere.
+    pub fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        self.index()?.locate(ids)
+    }
+
+    /// Adds packs that were published.
+    pub fn add(&self, packs: &[PublishedPack]) -> Result<()> {
+        let packs: Vec<NewPack> = packs
+            .iter()
+            .map(|PublishedPack { record, ids, .. }| NewPack {
+                id: record.id,
+                class: record.class,
+                len: record.len,
+                trailer_check: record.check,
+                ids,
+            })
+            .collect();
+        self.index()?.add_packs(&packs)
+    }
+
+    /// The store that the packs are in.
+    pub fn store(&self) -> &dyn Store {
+        self.reader.store()
+    }
+
+    /// Leaves the index as one file.
+    pub fn close(self) -> Result<()> {
+        let index = self.index.into_inner();
+        index.map_err(|_| Error::Internal("a thread ended while it used the index"))?.close()
+    }
+
+    /// An opened pack, by its number in the index.
+    pub fn pack(&self, number: u32) -> Result<Arc<OpenPack>> {
+        let record = self
+            .index()?
+            .pack(number)
+            .cloned()
+            .ok_or(Error::Internal("the index names a pack that it does not have"))?;
+        if let Some(pack) = lock(&self.packs)?.get(&record.id) {
+            return Ok(pack);
+        }
+        let pack = Arc::new(self.reader.open(&record.id, record.len)?);
+        lock(&self.packs)?.put(record.id, Arc::clone(&pack), pack.trailer.memory());
+        Ok(pack)
+    }
+
+    /// A decoded tree node.
+    pub fn tree_node(&self, node: &Root<ChunkId>, roots: bool) -> Result<tree::Node> {
+        self.with_node(Kind::Tree, &node.node, |bytes| tree::Node::decode(bytes, node.level, roots))?
+            .map_err(|e| Error::damaged(format!("tree node {}", node.node), e))
+    }
+
+    /// A decoded map node.
+    pub fn map_node(&self, id: &ChunkId, level: u8) -> Result<map::Node> {
+        self.with_node(Kind::Map, id, |bytes| map::Node::decode(bytes, level))?
+            .map_err(|e| Error::damaged(format!("map node {id}"), e))
+    }
+
+    fn with_node<T>(&self, kind: Kind, id: &ChunkId, use_it: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        let mut nodes = lock(&self.nodes)?;
+        if let Some(bytes) = nodes.get(id) {
+            return Ok(use_it(bytes));
+        }
+        let word = if kind == Kind::Tree { "tree node" } else { "map node" };
+        let location = self.locate(std::slice::from_ref(id))?.pop().flatten();
+        let location = location.ok_or_else(|| Error::missing(format!("{word} {id}")))?;
+        let pack = self.pack(location.pack)?;
+        let frame = pack.slot(location.slot)?.frame;
+        let raw = self.reader.frame(&pack, frame, &mut nodes.decoder)?;
+        let slots = pack.trailer.slots_of(pack.frame(frame)?);
+        for slot in slots {
+            self.reader.chunk(&pack, slot, &raw)?;
+        }
+        nodes.put(raw, slots.iter().map(|slot| (slot.id, slot.offset, slot.len)));
+        let bytes = nodes.get(id).ok_or_else(|| Error::missing(format!("{word} {id}")))?;
+        Ok(use_it(bytes))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
+    mutex.lock().map_err(|_| Error::Internal("a thread ended while it used a cache"))
+}
+
+/// A cache of shared values that forgets the least recently used beyond a number of bytes.
+struct Bounded<K: std::hash::Hash + Eq, V> {
+    cache: LruCache<K, (Arc<V>, usize)>,
+    used: usize,
+    max: usize,
+}
+
+impl<K: std::hash::Hash + Eq, V> Bounded<K, V> {
+    fn new(max: usize) -> Self {
+        Self { cache: LruCache::unbounded(), used: 0, max }
+    }
+
+    fn get(&mut self, key: &K) -> Option<Arc<V>> {
+        self.cache.get(key).map(|(value, _)| Arc::clone(value))
+    }
+
+    /// What was forgotten for it is returned.
+    fn put(&mut self, key: K, value: Arc<V>, size: usize) -> Vec<(K, Arc<V>)> {
+        let mut gone = Vec::new();
+        self.used += size;
+        if let Some((_, before)) = self.cache.put(key, (value, size)) {
+            self.used -= before;
+        }
+        while self.used > self.max && self.cache.len() > 1 {
+            let Some((key, (value, size))) = self.cache.pop_lru() else { break };
+            self.used -= size;
+            gone.push((key, value));
+        }
+        gone
+    }
+}
+
+/// A decoded metadata frame.
+struct NodeFrame {
+    raw: Vec<u8>,
+    ids: Vec<ChunkId>,
+}
+
+/// Decoded metadata frames, and the nodes in them.
+struct NodeCache {
+    frames: Bounded<u64, NodeFrame>,
+    /// Frame, offset and length of each node in the frames that are kept.
+    nodes: HashMap<ChunkId, (u64, u32, u32)>,
+    next_frame: u64,
+    decoder: Decoder,
+}
+
+impl NodeCache {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            frames: Bounded::new(NODES_MAX),
+            nodes: HashMap::new(),
+            next_frame: 0,
+            decoder: Decoder::new()?,
+        })
+    }
+
+    fn get(&mut self, id: &ChunkId) -> Option<&[u8]> {
+        let (frame, offset, len) = *self.nodes.get(id)?;
+        let (frame, _) = self.frames.cache.get(&frame)?;
+        frame.raw.get(offset as usize..(offset + len) as usize)
+    }
+
+    fn put(&mut self, raw: Vec<u8>, nodes: impl Iterator<Item = (ChunkId, u32, u32)>) {
+        let number = self.next_frame;
+        self.next_frame += 1;
+        let mut ids = Vec::new();
+        for (id, offset, len) in nodes {
+            self.nodes.insert(id, (number, offset, len));
+            ids.push(id);
+        }
+        let size = raw.len() + ids.len() * 64;
+        for (gone, frame) in self.frames.put(number, Arc::new(NodeFrame { raw, ids }), size) {
+            for id in &frame.ids {
+                if self.nodes.get(id).is_some_and(|(frame, ..)| *frame == gone) {
+                    self.nodes.remove(id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! The index: which chunk is in which pack. A cache of hints, which the packs' trailers can rebuild.
+//!
+//! A chunk is known by an ordinal: its pack's first ordinal plus its slot in the pack. Ordinals and
+//! pack numbers are never used twice, so a row whose pack is gone is recognised, ignored, and dropped
+//! by the next merge. Additions become sorted runs; runs are merged into larger ones (`merge`).
+//!
+//! It knows no names, no sizes of chunks, and not whether a pack still is in the store: the caller
+//! compares [`Index::packs`] with the store's list.
+
+mod merge;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use super::schema::{Access, is_corrupt};
+pub use merge::Merge;
+
+use super::filter::Filter;
+use super::schema::{self, During, damaged};
+use crate::error::{Error, IoContext, Result};
+use crate::format::pack::Class;
+use crate::id::{ChunkId, Key, PackId, RepositoryId, mac};
+use run::{Finder, ORDINAL_END, Row, Run, RunReader, RunWriter, Seal};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the filters may take of the memory: enough for 70 million chunks.
+pub const FILTERS_MAX: u64 = 96 << 20;
+/// Chunks that are best added at once: fewer make more runs to merge, more are sorted in memory.
+pub const BATCH_CHUNKS: usize = 1 << 18;
+
+/// A pack as the index knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRecord {
+    /// Its number in the index.
+    pub number: u32,
+    /// Its name.
+    pub id: PackId,
+    /// Its class.
+    pub class: Class,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The ordinal of its first slot.
+    pub first_ordinal: u64,
+    /// How many slots it has.
+    pub chunks: u32,
+    /// What its trailer must be, as the caller said when it was added.
+    pub trailer_check: [u8; 16],
+}
+
+impl PackRecord {
+    fn end_ordinal(&self) -> u64 {
+        self.first_ordinal + u64::from(self.chunks)
+    }
+
+    fn seal(&self, key: &Key) -> Seal {
+        let numbers = [self.number.into(), self.class.code().into(), self.len, self.first_ordinal];
+        let numbers = numbers.map(u64::to_le_bytes);
+        let parts: [&[u8]; 5] =
+            [b"pack", numbers.as_flattened(), &self.chunks.to_le_bytes(), &self.id.0, &self.trailer_check];
+        mac(key, &parts)
+    }
+}
+
+/// A pack to be added.
+#[derive(Debug, Clone)]
+pub struct NewPack<'a> {
+    /// Its name.
+    pub id: PackId,
+    /// Its class.
+    pub class: Class,
+    /// Its length in bytes.
+    pub len: u64,
+    /// A checksum of its trailer, to be compared before the pack is relied on.
+    pub trailer_check: [u8; 16],
+    /// Its chunks in the order of their slots.
+    pub ids: &'a [ChunkId],
+}
+
+/// Where a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// The pack's number in the index.
+    pub pack: u32,
+    /// The chunk's slot in it.
+    pub slot: u32,
+}
+
+/// How much the index holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexCounts {
+    /// Packs.
+    pub packs: u64,
+    /// Chunks in them, copies counted.
+    pub chunks: u64,
+    /// Rows, those of vanished packs counted.
+    pub rows: u64,
+    /// Runs.
+    pub runs: u64,
+    /// Bytes on disk.
+    pub file_bytes: u64,
+}
+
+/// What [`Index::open`] found.
+pub enum Opened {
+    /// An index of this repository.
+    Usable(Box<Index>),
+    /// None that can be used, and why: it is to be created anew and filled from the packs.
+    Stale(String),
+}
+
+/// The open index. One process may have several, and several processes may have it open.
+pub struct Index {
+    db: Connection,
+    path: PathBuf,
+    access: Access,
+    state: State,
+}
+
+impl Index {
+    /// Opens the index at `path`; whatever is wrong with its file makes it stale.
+    pub fn open(path: &Path, access: Access, key: &Key, repository: &RepositoryId) -> Result<Opened> {
+        if let Some(why) = unusable_file(path, access)? {
+            return Ok(Opened::Stale(why));
+        }
+        match Self::open_file(path, access, key, repository) {
+            Err(error) if is_corrupt(&error) => Ok(Opened::Stale(error.to_string())),
+            opened => opened,
+        }
+    }
+
+    fn open_file(path: &Path, access: Access, key: &Key, repository: &RepositoryId) -> Result<Opened> {
+        let db = schema::connect(path, access)?;
+        if let Some(why) = schema::foreign(&db)? {
+            return Ok(Opened::Stale(why));
+        }
+        let mut index = Self { db, path: path.to_path_buf(), access, state: State::new(*key) };
+        index.refresh()?;
+        if index.state.meta.repository != *repository {
+            return Ok(Opened::Stale("it belongs to another repository".into()));
+        }
+        Ok(Opened::Usable(Box::new(index)))
+    }
+
+    /// Makes an empty index at `path`, in place of what is there.
+    pub fn create(path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
+        let db = schema::create(path)?;
+        let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
+        meta.insert(&db, key).during("be created")?;
+        let mut index =
+            Self { db, path: path.to_path_buf(), access: Access::ReadWrite, state: State::new(*key) };
+        index.refresh()?;
+        Ok(index)
+    }
+
+    /// The packs, by number. What other processes did since the last call of anything that asks the
+    /// database is not seen; [`Index::refresh`] sees it.
+    pub fn packs(&self) -> &[PackRecord] {
+        &self.state.packs
+    }
+
+    /// The pack with this number.
+    pub fn pack(&self, number: u32) -> Option<&PackRecord> {
+        let at = self.state.packs.binary_search_by_key(&number, |pack| pack.number).ok()?;
+        self.state.packs.get(at)
+    }
+
+    /// Follows what other processes did.
+    pub fn refresh(&mut self) -> Result<()> {
+        let tx = read(&self.db)?;
+        self.state.follow(&tx)?;
+        self.state.load_filters(&tx)
+    }
+
+    /// Keeps the filters in memory from now on, as many as fit [`FILTERS_MAX`], the smallest first.
+    pub fn load_filters(&mut self) -> Result<()> {
+        self.state.filters_max = FILTERS_MAX;
+        self.refresh()
+    }
+
+    /// Adds packs and their chunks, in one transaction and one run; those that are there already are
+    /// skipped. The chunks are sorted in memory, 32 bytes for each.
+    pub fn add_packs(&mut self, packs: &[NewPack]) -> Result<()> {
+        let tx = write(&self.db)?;
+        self.state.follow(&tx)?;
+        let added = self.state.add(&tx, packs)?;
+        tx.commit().during("commit")?;
+        self.state.meta = added.meta;
+        self.state.packs.extend(added.packs);
+        self.state.runs.extend(added.run.map(LoadedRun::new));
+        self.refresh()
+    }
+
+    /// Forgets packs; their chunks are known no more, except where another pack has them too.
+    pub fn remove_packs(&mut self, packs: &[PackId]) -> Result<()> {
+        let tx = write(&self.db)?;
+        self.state.follow(&tx)?;
+        let meta = Meta { removals: self.state.meta.removals + 1, ..self.state.meta };
+        delete_packs(&tx, packs).and_then(|()| meta.update(&tx, &self.state.key)).during("remove packs")?;
+        tx.commit().during("commit")?;
+        let gone: HashSet<PackId> = packs.iter().copied().collect();
+        self.state.meta = meta;
+        self.state.packs.retain(|pack| !gone.contains(&pack.id));
+        Ok(())
+    }
+
+    /// Where each of these chunks is; any one place of several. Fastest in large batches.
+    pub fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let tx = read(&self.db)?;
+        self.state.follow(&tx)?;
+        self.state.locate(&tx, ids)
+    }
+
+    /// All places where a chunk is.
+    pub fn copies(&mut self, id: &ChunkId) -> Result<Vec<Location>> {
+        let tx = read(&self.db)?;
+        self.state.follow(&tx)?;
+        self.state.copies(&tx, id)
+    }
+
+    /// False if the chunk is surely unknown; by the filters alone, so without them always true
+    /// unless the index is empty.
+    pub fn may_contain(&self, id: &ChunkId) -> bool {
+        self.state.runs.iter().any(|run| run.may_contain(id))
+    }
+
+    /// The ordinal of a chunk, if its pack is known.
+    pub fn ordinal(&self, location: Location) -> Option<u64> {
+        let pack = self.pack(location.pack)?;
+        (location.slot < pack.chunks).then(|| pack.first_ordinal + u64::from(location.slot))
+    }
+
+    /// Where the chunk with this ordinal is, if its pack is known.
+    pub fn location(&self, ordinal: u64) -> Option<Location> {
+        self.state.location(ordinal)
+    }
+
+    /// All ordinals are below this.
+    pub fn ordinal_end(&self) -> u64 {
+        self.state.meta.next_ordinal
+    }
+
+    /// Calls `f` for each chunk in each place, run by run, in the order of ids in each.
+    pub fn for_each_chunk(&mut self, mut f: impl FnMut(&ChunkId, Location) -> Result<()>) -> Result<()> {
+        let tx = read(&self.db)?;
+        self.state.follow(&tx)?;
+        self.state.scan(&tx, |row| match self.state.location(row.ordinal) {
+            Some(location) => f(&row.id, location),
+            None => Ok(()),
+        })
+    }
+
+    /// Reads all of the index, twice, and checks it; an error that [`is_corrupt`] knows asks for a new one.
+    pub fn verify(&mut self) -> Result<()> {
+        let tx = read(&self.db)?;
+        self.state.data_version = None;
+        self.state.follow(&tx)?;
+        self.state.scan(&tx, |_| Ok(()))?;
+        self.state.check_runs(&tx)?;
+        schema::check_structure(&tx)
+    }
+
+    /// How much it holds.
+    pub fn counts(&self) -> Result<IndexCounts> {
+        Ok(IndexCounts {
+            packs: self.state.packs.len() as u64,
+            chunks: self.state.packs.iter().map(|pack| u64::from(pack.chunks)).sum(),
+            rows: self.state.runs.iter().map(|run| run.entry.rows).sum(),
+            runs: self.state.runs.len() as u64,
+            file_bytes: file_len(&self.path)?.unwrap_or(0)
+                + file_len(&schema::log_path(&self.path))?.unwrap_or(0),
+        })
+    }
+
+    /// Closes it. The last of all processes to do so leaves one file.
+    pub fn close(self) -> Result<()> {
+        if self.access == Access::ReadWrite {
+            merge::checkpoint(&self.db).during("be closed")?;
+        }
+        self.db.close().map_err(|(_, e)| e).during("be closed")
+    }
+}
+
+/// What of the database is kept in memory.
+struct State {
+    key: Key,
+    meta: Meta,
+    packs: Vec<PackRecord>,
+    runs: Vec<LoadedRun>,
+    filters_max: u64,
+    /// SQLite's number for what other processes did; none before the first read.
+    data_version: Option<i64>,
+}
+
+struct LoadedRun {
+    entry: Run,
+    filter: Option<Filter>,
+}
+
+impl LoadedRun {
+    fn new(entry: Run) -> Self {
+        Self { entry, filter: None }
+    }
+
+    fn may_contain(&self, id: &ChunkId) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.contains(id))
+    }
+}
+
+/// What a transaction of additions will have added once it is committed.
+struct Added {
+    meta: Meta,
+    packs: Vec<PackRecord>,
+    run: Option<Run>,
+}
+
+impl State {
+    fn new(key: Key) -> Self {
+        let meta = Meta {
+            repository: RepositoryId([0; 16]),
+            next_pack: 0,
+            next_ordinal: 0,
+            next_run: 0,
+            removals: 0,
+        };
+        Self { key, meta, packs: Vec::new(), runs: Vec::new(), filters_max: 0, data_version: None }
+    }
+
+    /// Reads again what other processes changed; inside of the transaction that relies on it.
+    fn follow(&mut self, db: &Connection) -> Result<()> {
+        let version = data_version(db).during("be read")?;
+        if self.data_version != Some(version) {
+            self.read(db)?;
+            self.data_version = Some(version);
+        }
+        Ok(())
+    }
+
+    /// On an error, part of what was known is gone, and the next read is of everything.
+    fn read(&mut self, db: &Connection) -> Result<()> {
+        let version = self.data_version.take();
+        let meta = Meta::read(db, &self.key)?;
+        // Packs are many and only ever added at the end, but for removals.
+        let kept = match version.is_some() && meta.removals == self.meta.removals {
+            true => self.meta.next_pack,
+            false => 0,
+        };
+        self.packs.truncate(self.packs.partition_point(|pack| pack.number < kept));
+        read_packs(db, &self.key, kept, &mut self.packs)?;
+        check_order(&self.packs, &meta)?;
+        let mut filters: HashMap<u64, Option<Filter>> =
+            self.runs.drain(..).map(|run| (run.entry.number, run.filter)).collect();
+        for entry in read_runs(db, &self.key)? {
+            let filter = filters.remove(&entry.number).flatten();
+            self.runs.push(LoadedRun { entry, filter });
+        }
+        self.meta = meta;
+        self.data_version = version;
+        Ok(())
+    }
+
+    fn load_filters(&mut self, db: &Connection) -> Result<()> {
+        let mut free = self.filters_max;
+        self.runs.sort_by_key(|run| run.entry.rows);
+        for run in &mut self.runs {
+            let memory = run.entry.filter_memory();
+            match memory <= free {
+                true if run.filter.is_some() => {}
+                true => run.filter = run::load_filter(db, &self.key, &run.entry)?,
+                false => run.filter = None,
+            }
+            free = free.saturating_sub(memory);
+        }
+        Ok(())
+    }
+
+    fn add(&self, db: &Connection, packs: &[NewPack]) -> Result<Added> {
+        let mut added = Added { meta: self.meta, packs: Vec::new(), run: None };
+        let mut rows = Vec::new();
+        for pack in packs {
+            let record = added.meta.record(pack)?;
+            if insert_pack(db, &self.key, &record, added.meta.next_run).during("add packs")? {
+                added.meta.next_pack += 1;
+                added.meta.next_ordinal = record.end_ordinal();
+                rows.extend((record.first_ordinal..).zip(pack.ids).map(|(ordinal, &id)| Row { id, ordinal }));
+                added.packs.push(record);
+            }
+        }
+        if !rows.is_empty() {
+            rows.sort_unstable();
+            added.run = Some(self.write_run(db, added.meta.next_run, &rows)?);
+        }
+        if !added.packs.is_empty() {
+            added.meta.next_run += 1;
+            added.meta.update(db, &self.key).during("add packs")?;
+        }
+        Ok(added)
+    }
+
+    fn write_run(&self, db: &Connection, number: u64, rows: &[Row]) -> Result<Run> {
+        let count = rows.len() as u64;
+        let mut writer = RunWriter::create(db, &self.key, number, merge::level_of(count), count)?;
+        for row in rows {
+            writer.push(row)?;
+        }
+        let run = writer.finish()?;
+        insert_run(db, &self.key, &run).during("add packs")?;
+        Ok(run)
+    }
+
+    fn location(&self, ordinal: u64) -> Option<Location> {
+        let after = self.packs.partition_point(|pack| pack.first_ordinal <= ordinal);
+        let pack = self.packs.get(after.checked_sub(1)?)?;
+        let slot = u32::try_from(ordinal - pack.first_ordinal).ok()?;
+        (slot < pack.chunks).then_some(Location { pack: pack.number, slot })
+    }
+
+    fn locate(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let mut found = vec![None; ids.len()];
+        let mut open: Vec<usize> = (0..ids.len()).collect();
+        open.sort_unstable_by_key(|&at| ids[at]);
+        for run in self.largest_first() {
+            let mut finder = Finder::new(db, &self.key, run.entry.number)?;
+            for &at in open.iter().filter(|&&at| run.may_contain(&ids[at])) {
+                found[at] = finder.find(&ids[at], |ordinal| self.location(ordinal))?;
+            }
+            open.retain(|&at| found[at].is_none());
+        }
+        Ok(found)
+    }
+
+    fn copies(&self, db: &Connection, id: &ChunkId) -> Result<Vec<Location>> {
+        let mut found = Vec::new();
+        for run in self.runs.iter().filter(|run| run.may_contain(id)) {
+            Finder::new(db, &self.key, run.entry.number)?.find(id, |ordinal| {
+                found.extend(self.location(ordinal));
+                None::<()>
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Most ids are in the largest run, and what was found there is looked up nowhere else.
+    fn largest_first(&self) -> Vec<&LoadedRun> {
+        let mut runs: Vec<&LoadedRun> = self.runs.iter().collect();
+        runs.sort_by_key(|run| std::cmp::Reverse(run.entry.rows));
+        runs
+    }
+
+    fn scan(&self, db: &Connection, mut f: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+        for run in &self.runs {
+            let mut statement = run::scan(db, &run.entry)?;
+            let mut reader = RunReader::new(&self.key, &run.entry, &mut statement)?;
+            while let Some(row) = reader.next()? {
+                f(&row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That the filters are whole, and no run is missing that a pack's chunks are in.
+    fn check_runs(&self, db: &Connection) -> Result<()> {
+        for run in &self.runs {
+            run::check_filter(db, &self.key, &run.entry)?;
+        }
+        let runs: HashSet<u64> = self.runs.iter().map(|run| run.entry.number).collect();
+        let live = live_chunks(db).during("be checked")?;
+        match live.keys().all(|run| runs.contains(run)) {
+            true => Ok(()),
+            false => Err(damaged("it lists packs without their chunks")),
+        }
+    }
+}
+
+/// The one row of `meta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Meta {
+    repository: RepositoryId,
+    next_pack: u32,
+    next_ordinal: u64,
+    next_run: u64,
+    /// How often packs were removed.
+    removals: u64,
+}
+
+impl Meta {
+    fn seal(&self, key: &Key) -> Seal {
+        let numbers = [self.next_pack.into(), self.next_ordinal, self.next_run, self.removals];
+        mac(key, &[b"meta", &self.repository.0, numbers.map(u64::to_le_bytes).as_flattened()])
+    }
+
+    fn read(db: &Connection, key: &Key) -> Result<Self> {
+        let sql = "SELECT repository, next_pack, next_ordinal, next_run, removals, seal FROM meta";
+        let row = |row: &rusqlite::Row| {
+            let meta = Meta {
+                repository: RepositoryId(row.get(0)?),
+                next_pack: row.get(1)?,
+                next_ordinal: unsigned(row, 2)?,
+                next_run: unsigned(row, 3)?,
+                removals: unsigned(row, 4)?,
+            };
+            Ok((meta, row.get::<_, Seal>(5)?))
+        };
+        let (meta, seal) = db.query_row(sql, [], row).during("be read")?;
+        match seal == meta.seal(key) {
+            true => Ok(meta),
+            false => Err(damaged("its counters are not what was written, or it was made with another key")),
+        }
+    }
+
+    fn insert(&self, db: &Connection, key: &Key) -> rusqlite::Result<()> {
+        db.execute("INSERT INTO meta VALUES (zeroblob(16), 0, 0, 0, 0, zeroblob(16))", [])?;
+        self.update(db, key)
+    }
+
+    fn update(&self, db: &Connection, key: &Key) -> rusqlite::Result<()> {
+        let sql = "UPDATE meta SET repository = ?1, next_pack = ?2, next_ordinal = ?3, next_run = ?4,
+                   removals = ?5, seal = ?6";
+        let [ordinal, run, removals] = [self.next_ordinal, self.next_run, self.removals].map(|n| n as i64);
+        db.execute(sql, (self.repository.0, self.next_pack, ordinal, run, removals, self.seal(key)))?;
+        Ok(())
+    }
+
+    /// The record that `pack` gets if it is added next.
+    fn record(&self, pack: &NewPack) -> Result<PackRecord> {
+        let full = || Error::Refused("the index is full: its numbers are used up".into());
+        self.next_pack.checked_add(1).ok_or_else(full)?;
+        let record = PackRecord {
+            number: self.next_pack,
+            id: pack.id,
+            class: pack.class,
+            len: pack.len,
+            first_ordinal: self.next_ordinal,
+            chunks: u32::try_from(pack.ids.len()).map_err(|_| full())?,
+            trailer_check: pack.trailer_check,
+        };
+        match record.end_ordinal() <= ORDINAL_END {
+            true => Ok(record),
+            false => Err(full()),
+        }
+    }
+}
+
+fn read(db: &Connection) -> Result<Transaction<'_>> {
+    Transaction::new_unchecked(db, TransactionBehavior::Deferred).during("be read")
+}
+
+fn write(db: &Connection) -> Result<Transaction<'_>> {
+    Transaction::new_unchecked(db, TransactionBehavior::Immediate).during("be written")
+}
+
+/// Why the file at `path` is out of the question, if it is.
+fn unusable_file(path: &Path, access: Access) -> Result<Option<String>> {
+    if file_len(path)?.is_none() {
+        return Ok(Some("it is missing".into()));
+    }
+    // Who opens it read-only sees nothing of the log.
+    let unclosed =
+        access == Access::ReadOnly && file_len(&schema::log_path(path))?.is_some_and(|len| len > 0);
+    Ok(unclosed.then(|| "it is in use or was not closed".into()))
+}
+
+fn file_len(path: &Path) -> Result<Option<u64>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).at("read", path),
+    }
+}
+
+fn data_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0))
+}
+
+fn unsigned(row: &rusqlite::Row, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+/// False if the pack is there already.
+fn insert_pack(db: &Connection, key: &Key, pack: &PackRecord, run: u64) -> rusqlite::Result<bool> {
+    let sql = "INSERT INTO packs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
+    let [len, first, run] = [pack.len, pack.first_ordinal, run].map(|n| n as i64);
+    let (class, check, seal) = (pack.class.code(), pack.trailer_check, pack.seal(key));
+    let row = (pack.number, pack.id.0, class, len, first, pack.chunks, check, run, seal);
+    Ok(db.prepare_cached(sql)?.execute(row)? == 1)
+}
+
+fn delete_packs(db: &Connection, packs: &[PackId]) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached("DELETE FROM packs WHERE id = ?1")?;
+    packs.iter().try_for_each(|pack| statement.execute([pack.0]).map(drop))
+}
+
+/// Adds the packs with number `from` and above.
+fn read_packs(db: &Connection, key: &Key, from: u32, packs: &mut Vec<PackRecord>) -> Result<()> {
+    let sql = "SELECT number, id, class, len, first_ordinal, chunks, trailer_check, seal FROM packs
+               WHERE number >= ?1 ORDER BY number";
+    let mut statement = db.prepare_cached(sql).during("list its packs")?;
+    let mut rows = statement.query([from]).during("list its packs")?;
+    while let Some(row) = rows.next().during("list its packs")? {
+        let (pack, seal) = pack_of(row).during("list its packs")?;
+        match pack {
+            Some(pack) if seal == pack.seal(key) => packs.push(pack),
+            _ => return Err(damaged("an entry for a pack is not what was written")),
+        }
+    }
+    Ok(())
+}
+
+/// No pack if its class is unknown.
+fn pack_of(row: &rusqlite::Row) -> rusqlite::Result<(Option<PackRecord>, Seal)> {
+    let class = Class::from_code(row.get(2)?).ok();
+    let pack = match class {
+        None => None,
+        Some(class) => Some(PackRecord {
+            number: row.get(0)?,
+            id: PackId(row.get(1)?),
+            class,
+            len: unsigned(row, 3)?,
+            first_ordinal: unsigned(row, 4)?,
+            chunks: row.get(5)?,
+            trailer_check: row.get(6)?,
+        }),
+    };
+    Ok((pack, row.get(7)?))
+}
+
+/// That no two packs share an ordinal, and none is past the counters.
+fn check_order(packs: &[PackRecord], meta: &Meta) -> Result<()> {
+    let ordered = packs.windows(2).all(|pair| pair[0].end_ordinal() <= pair[1].first_ordinal);
+    let counted = packs
+        .last()
+        .is_none_or(|last| last.number < meta.next_pack && last.end_ordinal() <= meta.next_ordinal);
+    match ordered && counted {
+        true => Ok(()),
+        false => Err(damaged("its packs do not fit its counters")),
+    }
+}
+
+fn insert_run(db: &Connection, key: &Key, run: &Run) -> rusqlite::Result<()> {
+    let [number, rows, blocks] = [run.number, run.rows, run.filter_blocks].map(|n| n as i64);
+    let row = (number, run.level, rows, blocks, run.checksum, run.seal(key));
+    db.execute("INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row)?;
+    Ok(())
+}
+
+fn read_runs(db: &Connection, key: &Key) -> Result<Vec<Run>> {
+    let sql = "SELECT number, level, rows, filter_blocks, checksum, seal FROM runs ORDER BY number";
+    let row = |row: &rusqlite::Row| {
+        let run = Run {
+            number: unsigned(row, 0)?,
+            level: row.get(1)?,
+            rows: unsigned(row, 2)?,
+            filter_blocks: unsigned(row, 3)?,
+            checksum: row.get(4)?,
+        };
+        Ok((run, row.get::<_, Seal>(5)?))
+    };
+    let mut statement = db.prepare_cached(sql).during("list its runs")?;
+    let rows = statement.query_map([], row).during("list its runs")?;
+    rows.map(|row| match row.during("list its runs")? {
+        (run, seal) if seal == run.seal(key) => Ok(run),
+        _ => Err(damaged("an entry for a run is not what was written")),
+    })
+    .collect()
+}
+
+/// For each run that has any, how many of its rows belong to packs that are there.
+fn live_chunks(db: &Connection) -> rusqlite::Result<HashMap<u64, u64>> {
+    let mut statement =
+        db.prepare_cached("SELECT run, sum(chunks) FROM packs WHERE chunks > 0 GROUP BY run")?;
+    let rows = statement.query_map([], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?;
+    rows.collect()
+}

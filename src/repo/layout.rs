@@ -1,0 +1,40 @@
+//! Every name inside a repository.
+
+use crate::id::{PackId, SnapshotId};
+
+/// The configuration, and its copy.
+pub const CONFIGS: [&str; 2] = ["config", "config.copy"];
+/// Where packs are.
+pub const PACKS: &str = "packs";
+/// Where snapshots are.
+pub const SNAPSHOTS: &str = "snapshots";
+/// Where forgotten snapshots wait for prune.
+pub const FORGOTTEN: &str = "forgotten";
+/// Where upkeep remembers things.
+pub const STATE: &str = "state";
+/// Where the index is, unless it is in the cache folder.
+pub const INDEX: &str = "index";
+/// The index in its folder.
+pub const INDEX_FILE: &str = "index.sqlite";
+
+/// A pack's name: spread over 256 folders.
+pub fn pack(id: &PackId) -> String {
+    let hex = id.to_string();
+    format!("{PACKS}/{}/{hex}", &hex[..2])
+}
+
+/// The pack of this name; `None` if it is not one's.
+pub fn pack_id(name: &str) -> Option<PackId> {
+    let id = PackId::from_hex(name.rsplit('/').next()?)?;
+    (pack(&id) == name).then_some(id)
+}
+
+/// A snapshot's name.
+pub fn snapshot(id: &SnapshotId) -> String {
+    format!("{SNAPSHOTS}/{id}")
+}
+
+/// The snapshot of this name; `None` if it is not one's.
+pub fn snapshot_id(name: &str) -> Option<SnapshotId> {
+    SnapshotId::from_hex(name.strip_prefix(SNAPSHOTS)?.strip_prefix('/')?)
+}

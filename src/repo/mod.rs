@@ -1,0 +1,273 @@
+//! A repository: its configuration, keys, lock, snapshots and chunks.
+
+pub mod catalog;
+pub mod filter;
+pub mod index;
+pub mod keys;
+pub mod layout;
+pub mod lock;
+pub mod nodes;
+pub mod objects;
+pub mod packer;
+pub mod reader;
+pub mod rebuild;
+pub mod schema;
+pub mod snapshots;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::chunker::Params;
+use crate::error::{Error, Result};
+use crate::format::FORMAT;
+use crate::format::config::{CONFIG_MAX, Config, ConfigError, Signed, Sizes, Slot, Tier};
+use crate::id::{RepositoryId, hex};
+use crate::observe::Stop;
+use crate::store::{LocalStore, Store};
+
+use keys::{Keys, Secret, random};
+use lock::{Lock, LockMode};
+
+/// How a repository is made.
+pub struct CreateOptions {
+    /// What opens it; `None` leaves it unencrypted.
+    pub secret: Option<Secret>,
+    /// The name of the first slot.
+    pub slot: String,
+    /// How files and volumes are cut.
+    pub chunker: Params,
+    /// zstd levels of tiers, where they are not the default.
+    pub tiers: BTreeMap<Tier, i8>,
+}
+
+/// What a command means to do with a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Look only; works on read-only media, then without a lock.
+    Read,
+    /// Add, together with others.
+    Add,
+    /// Change what is there, alone.
+    Change,
+}
+
+/// How a repository is opened.
+pub struct OpenOptions<'a> {
+    /// What opens it.
+    pub secret: Option<&'a Secret>,
+    /// What for.
+    pub intent: Intent,
+    /// How long to wait for others.
+    pub lock_wait: Duration,
+    /// The command, as others see it in the lock.
+    pub command: &'a str,
+    /// Where an index may be kept outside of the repository.
+    pub cache_dir: Option<&'a Path>,
+    /// Ends the waiting.
+    pub stop: &'a Stop,
+}
+
+/// An opened repository.
+pub struct Repo {
+    root: PathBuf,
+    store: Arc<dyn Store>,
+    config: Config,
+    id: RepositoryId,
+    keys: Keys,
+    slot: String,
+    lock: Option<Lock>,
+    lock_mode: LockMode,
+    intent: Intent,
+    cache_dir: Option<PathBuf>,
+    notices: Vec<String>,
+}
+
+impl Repo {
+    /// Makes a repository in a new or empty folder.
+    pub fn create(root: &Path, options: CreateOptions) -> Result<Config> {
+        let store = LocalStore::init(root)?;
+        let encrypted = options.secret.is_some();
+        let keys = Keys::generate(encrypted)?;
+        let id = RepositoryId(random()?);
+        let config = Config {
+            id: id.to_string(),
+            created: Timestamp::now().to_string(),
+            generation: 1,
+            chunker: options.chunker.to_string(),
+            encrypted,
+            tiers: options.tiers,
+            sizes: Sizes::default(),
+            slots: vec![keys.wrap(&id, &options.slot, options.secret.as_ref())?],
+        };
+        write_config(&store, &config, &keys)?;
+        Ok(config)
+    }
+
+    /// Opens a repository.
+    pub fn open(root: &Path, options: &OpenOptions) -> Result<Self> {
+        let store = LocalStore::open(root)?;
+        // Without a configuration nothing may be locked, or a folder of locks would be left in
+        // whatever was named by mistake.
+        read_config(&store, root)?;
+        let lock_mode = lock::mode_for(root)?;
+        let lock = take_lock(root, lock_mode, options)?;
+        let (signed, mut notices) = read_config(&store, root)?;
+        let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
+        let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
+        if !signed.is_authentic(&keys.config_mac()) {
+            return Err(Error::damaged("config", "it was changed by somebody without the key"));
+        }
+        if lock.is_none() && options.intent == Intent::Read {
+            notices.push("the repository cannot be written to: it is read without a lock".into());
+        }
+        Ok(Self {
+            root: root.to_path_buf(),
+            store: Arc::new(store),
+            config: signed.config,
+            id,
+            keys,
+            slot,
+            lock,
+            lock_mode,
+            intent: options.intent,
+            cache_dir: options.cache_dir.map(Path::to_path_buf),
+            notices,
+        })
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its objects.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What it says of itself.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its name.
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The name of the slot that was opened.
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// How processes lock it.
+    pub fn lock_mode(&self) -> LockMode {
+        self.lock_mode
+    }
+
+    /// What the user should know about how it was opened.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// An error if the lock was lost; to be asked before anything is published or removed.
+    pub fn still_locked(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), Lock::still_held)
+    }
+
+    /// Changes the configuration; for the holder of the exclusive lock.
+    pub fn change_config(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        if self.intent != Intent::Change {
+            return Err(Error::Internal("the configuration is changed without the exclusive lock"));
+        }
+        let mut config = self.config.clone();
+        change(&mut config);
+        config.generation += 1;
+        self.still_locked()?;
+        write_config(&*self.store, &config, &self.keys)?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// A slot with these keys for another secret.
+    pub fn new_slot(&self, name: &str, secret: &Secret) -> Result<Slot> {
+        self.keys.wrap(&self.id, name, Some(secret))
+    }
+}
+
+fn take_lock(root: &Path, mode: LockMode, options: &OpenOptions) -> Result<Option<Lock>> {
+    let exclusive = options.intent == Intent::Change;
+    match lock::acquire(root, mode, exclusive, options.lock_wait, options.command, options.stop) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(e) if options.intent == Intent::Read && cannot_write(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether an error says that this place or medium is not ours to write to.
+pub fn cannot_write(error: &Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    error.io().is_some_and(|e| matches!(e.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull))
+}
+
+/// Both copies, the spare one first: at any instant one of them is whole.
+fn write_config(store: &dyn Store, config: &Config, keys: &Keys) -> Result<()> {
+    let bytes = config.encode(&keys.config_mac());
+    for name in layout::CONFIGS.iter().rev() {
+        store.replace(name, &bytes)?;
+        store.barrier()?;
+    }
+    Ok(())
+}
+
+/// The newest valid copy of the configuration, and what is wrong with the other.
+fn read_config(store: &dyn Store, root: &Path) -> Result<(Signed, Vec<String>)> {
+    let mut best: Option<Signed> = None;
+    let mut notices = Vec::new();
+    let mut first_error = None;
+    for name in layout::CONFIGS {
+        match read_config_copy(store, name) {
+            Ok(signed) => {
+                if best.as_ref().is_none_or(|best| best.config.generation < signed.config.generation) {
+                    best = Some(signed);
+                }
+            }
+            Err(e @ Error::NewerFormat { .. }) => return Err(e),
+            Err(e) => {
+                notices.push(format!("{e}; its other copy is used"));
+                first_error.get_or_insert(e);
+            }
+        }
+    }
+    match (best, first_error) {
+        (Some(signed), _) => Ok((signed, notices)),
+        (None, Some(Error::Missing { .. }) | None) => {
+            Err(Error::NoRepository { path: root.to_path_buf(), why: "it has no configuration".into() })
+        }
+        (None, Some(e)) => Err(e),
+    }
+}
+
+/// One copy of the configuration, checked as far as that is possible without a key.
+pub fn read_config_copy(store: &dyn Store, name: &str) -> Result<Signed> {
+    let bytes = store.read(name, CONFIG_MAX)?;
+    Config::decode(&bytes).map_err(|e| match e {
+        ConfigError::Newer { found, needs } => Error::NewerFormat { found, known: u32::from(FORMAT), needs },
+        ConfigError::Foreign => Error::damaged(name, "it does not begin as a varv configuration"),
+        ConfigError::Malformed(why) => Error::damaged(name, why),
+    })
+}
+
+/// Where the index of a repository is kept outside of it.
+fn cache_folder(cache_dir: &Path, id: &RepositoryId) -> PathBuf {
+    cache_dir.join(hex(&id.0))
+}

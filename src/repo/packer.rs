@@ -1,0 +1,201 @@
+//! Frames into packs: encode, seal, append, close, publish.
+
+use crate::codec::frame::Encoder;
+use crate::codec::seal::Seal;
+use crate::error::Result;
+use crate::format::pack::{
+    Class, Codec, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME,
+    Trailer, associated_data,
+};
+use crate::id::{ChunkId, Hasher, PackId, RepositoryId};
+use crate::store::{Store, Upload};
+
+use super::keys::{Keys, random};
+use super::layout;
+
+/// Consecutive new chunks, to be compressed together.
+pub struct RawFrame {
+    /// What the chunks are.
+    pub kind: Kind,
+    /// Their bytes, one after the other.
+    pub raw: Vec<u8>,
+    /// Their names and lengths.
+    pub chunks: Vec<(ChunkId, u32)>,
+}
+
+impl RawFrame {
+    /// Of no chunks yet, with room for `capacity` bytes.
+    pub fn new(kind: Kind, capacity: usize) -> Self {
+        Self { kind, raw: Vec::with_capacity(capacity), chunks: Vec::new() }
+    }
+
+    /// Adds a chunk.
+    pub fn push(&mut self, id: ChunkId, bytes: &[u8]) {
+        self.raw.extend_from_slice(bytes);
+        self.chunks.push((id, bytes.len() as u32));
+    }
+
+    /// Compresses it, if that pays.
+    pub fn encode(self, encoder: &mut Encoder, level: i8) -> Result<EncodedFrame> {
+        let mut stored = Vec::new();
+        let codec = encoder.encode(&self.raw, &mut stored)?;
+        let raw_len = self.raw.len() as u32;
+        Ok(EncodedFrame { kind: self.kind, level, codec, raw_len, stored, chunks: self.chunks })
+    }
+}
+
+/// A frame ready to be sealed into a pack.
+pub struct EncodedFrame {
+    kind: Kind,
+    level: i8,
+    codec: Codec,
+    raw_len: u32,
+    stored: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
+impl EncodedFrame {
+    /// What it takes in a pack.
+    pub fn stored_len(&self) -> u64 {
+        (self.stored.len() + SEAL_LEN) as u64
+    }
+
+    /// Which packs it belongs into.
+    pub fn class(&self) -> Class {
+        self.kind.class()
+    }
+}
+
+/// A pack being written. Nothing of it is visible before [`ClosedPack::publish`].
+pub struct PackWriter {
+    class: Class,
+    repository: RepositoryId,
+    seal: Seal,
+    header: [u8; HEADER_LEN],
+    upload: Box<dyn Upload>,
+    hasher: Hasher,
+    len: u64,
+    trailer: Trailer,
+}
+
+impl PackWriter {
+    /// Begins a pack, under a key of its own.
+    pub fn new(store: &dyn Store, keys: &Keys, repository: RepositoryId, class: Class) -> Result<Self> {
+        let header = Header { class, salt: random()? };
+        let mut writer = Self {
+            class,
+            repository,
+            seal: keys.pack_seal(class, &header.salt)?,
+            header: header.encode(),
+            upload: store.create()?,
+            hasher: Hasher::plain(),
+            len: 0,
+            trailer: Trailer::default(),
+        };
+        let header = writer.header;
+        writer.write(&header)?;
+        Ok(writer)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        self.upload.write(bytes)
+    }
+
+    /// Its length so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no frame yet.
+    pub fn is_empty(&self) -> bool {
+        self.trailer.frames.is_empty()
+    }
+
+    /// Seals and appends a frame; what it takes in the pack is returned.
+    pub fn append(&mut self, mut frame: EncodedFrame) -> Result<u64> {
+        let number = self.trailer.frames.len() as u32;
+        let bound = associated_data(&self.repository, self.class, number, frame.codec.code(), frame.raw_len);
+        self.seal.seal(number, &bound, &mut frame.stored)?;
+        let offset = self.len;
+        self.write(&frame.stored)?;
+        let slot = self.trailer.slots.len() as u32;
+        let mut at = 0;
+        for (id, len) in &frame.chunks {
+            self.trailer.slots.push(Slot { id: *id, frame: number, offset: at, len: *len });
+            at += len;
+        }
+        self.trailer.frames.push(Frame {
+            offset,
+            stored_len: frame.stored.len() as u32,
+            raw_len: frame.raw_len,
+            kind: frame.kind,
+            codec: frame.codec,
+            level: frame.level,
+            depth: 0,
+            bases: Vec::new(),
+            slot,
+            chunks: frame.chunks.len() as u32,
+        });
+        Ok(frame.stored.len() as u64)
+    }
+
+    /// Appends the trailer. The pack's name is known from here on.
+    pub fn close(mut self) -> Result<ClosedPack> {
+        let mut trailer = self.trailer.encode();
+        let bound = associated_data(&self.repository, self.class, TRAILER_FRAME, 0, trailer.len() as u32);
+        self.seal.seal(TRAILER_FRAME, &bound, &mut trailer)?;
+        self.write(&trailer)?;
+        let footer = Footer::new(&self.header, &trailer);
+        self.write(&footer.encode())?;
+        let record = Packed {
+            id: PackId(self.hasher.finish()),
+            class: self.class,
+            len: self.len,
+            check: footer.check(),
+        };
+        let ids = self.trailer.slots.iter().map(|slot| slot.id).collect();
+        let overhead = (HEADER_LEN + FOOTER_LEN + trailer.len()) as u64;
+        Ok(ClosedPack { record, ids, overhead, upload: self.upload })
+    }
+}
+
+/// A pack as it is known from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Its name.
+    pub id: PackId,
+    /// Its class.
+    pub class: Class,
+    /// Its length.
+    pub len: u64,
+    /// The checksum in its footer.
+    pub check: [u8; 16],
+}
+
+/// A complete pack that is not visible yet.
+pub struct ClosedPack {
+    record: Packed,
+    ids: Vec<ChunkId>,
+    overhead: u64,
+    upload: Box<dyn Upload>,
+}
+
+/// A pack that is in the store, and what it holds.
+pub struct PublishedPack {
+    /// The pack.
+    pub record: Packed,
+    /// Its chunks in the order of their slots.
+    pub ids: Vec<ChunkId>,
+    /// Bytes that are not frames.
+    pub overhead: u64,
+}
+
+impl ClosedPack {
+    /// Makes it visible; it is durable after the store's next barrier.
+    pub fn publish(self) -> Result<PublishedPack> {
+        self.upload.publish(&layout::pack(&self.record.id))?;
+        Ok(PublishedPack { record: self.record, ids: self.ids, overhead: self.overhead })
+    }
+}

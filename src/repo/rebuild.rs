@@ -1,0 +1,213 @@
+//! Keeping the index in step with the packs, down to making it anew from them alone.
+//!
+//! Packs are the truth. Whenever the index is opened, the list of packs is compared with it:
+//! trailers of unknown packs are read, packs that vanished are dropped.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::catalog::Catalog;
+use super::index::{Access, BATCH_CHUNKS, Index, NewPack, Opened};
+use super::lock::LockMode;
+use super::reader::{OpenPack, PackReader};
+use super::{Intent, Repo, cache_folder, cannot_write, layout};
+use crate::error::{Error, IoContext, Result};
+use crate::id::{ChunkId, PackId};
+use crate::observe::{Event, Observer, Stop};
+
+impl Repo {
+    /// The repository's chunks: opens the index, or makes it anew, and brings it up to date.
+    pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
+        let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
+        let (mut index, fresh) = self.open_index(observer)?;
+        let losses = Update { repo: self, reader: &reader, observer, stop }.run(&mut index, fresh)?;
+        Catalog::new(reader, index, losses)
+    }
+
+    /// Makes the index anew from the packs alone.
+    pub fn rebuild_index(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
+        let path = self.index_path()?;
+        remove_index(&path)?;
+        self.catalog(observer, stop)
+    }
+
+    /// Where the index is: beside the packs, unless these lie where a database is not safe or
+    /// cannot be written.
+    pub fn index_path(&self) -> Result<PathBuf> {
+        if self.lock_mode() == LockMode::Flock && self.is_writable() {
+            return Ok(self.root().join(layout::INDEX).join(layout::INDEX_FILE));
+        }
+        self.cache_index_path()
+    }
+
+    fn cache_index_path(&self) -> Result<PathBuf> {
+        let dir = self.cache_dir.as_deref().ok_or_else(|| {
+            Error::Refused("the index needs a cache folder here: name one with --cache-dir".into())
+        })?;
+        Ok(cache_folder(dir, &self.id()).join(layout::INDEX_FILE))
+    }
+
+    fn is_writable(&self) -> bool {
+        self.intent != Intent::Read || self.lock.is_some()
+    }
+
+    fn open_index(&self, observer: &dyn Observer) -> Result<(Index, bool)> {
+        if let Some(index) = self.index_on_read_only_medium()? {
+            return Ok((index, false));
+        }
+        let path = self.index_path()?;
+        if let Some(folder) = path.parent() {
+            make_private_folder(folder)?;
+        }
+        let key = self.keys().index();
+        match Index::open(&path, Access::ReadWrite, &key, &self.id())? {
+            Opened::Usable(index) => Ok((*index, false)),
+            Opened::Stale(why) => {
+                if path.exists() || !self.list_packs()?.is_empty() {
+                    observer.event(Event::Notice(format!("the index is made anew: {why}")));
+                }
+                remove_index(&path)?;
+                Ok((Index::create(&path, &key, &self.id())?, true))
+            }
+        }
+    }
+
+    /// The repository's own index, if it is there and just must not be written.
+    fn index_on_read_only_medium(&self) -> Result<Option<Index>> {
+        if self.is_writable() {
+            return Ok(None);
+        }
+        let path = self.root().join(layout::INDEX).join(layout::INDEX_FILE);
+        match Index::open(&path, Access::ReadOnly, &self.keys().index(), &self.id()) {
+            Ok(Opened::Usable(index)) if self.knows_all_packs(&index)? => Ok(Some(*index)),
+            _ => Ok(None),
+        }
+    }
+
+    fn knows_all_packs(&self, index: &Index) -> Result<bool> {
+        let packs = self.list_packs()?;
+        let known = index.packs().iter().filter(|pack| packs.get(&pack.id) == Some(&pack.len)).count();
+        Ok(known == packs.len() && known == index.packs().len())
+    }
+
+    /// All packs in the store and their lengths.
+    pub fn list_packs(&self) -> Result<HashMap<PackId, u64>> {
+        let mut packs = HashMap::new();
+        self.store().list(layout::PACKS, &mut |name, len| {
+            if let Some(id) = layout::pack_id(name) {
+                packs.insert(id, len);
+            }
+            Ok(())
+        })?;
+        Ok(packs)
+    }
+}
+
+fn make_private_folder(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).at("create", folder)
+}
+
+fn remove_index(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match fs::remove_file(&name) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).at("remove", &name),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Brings an index in step with the packs.
+struct Update<'a> {
+    repo: &'a Repo,
+    reader: &'a PackReader,
+    observer: &'a dyn Observer,
+    stop: &'a Stop,
+}
+
+impl Update<'_> {
+    /// Whether chunks that snapshots need may be gone.
+    fn run(&self, index: &mut Index, fresh: bool) -> Result<bool> {
+        let mut packs = self.repo.list_packs()?;
+        let mut vanished = Vec::new();
+        for record in index.packs() {
+            if packs.remove(&record.id) != Some(record.len) {
+                vanished.push(record.id);
+            }
+        }
+        let mut losses = fresh && !packs.is_empty();
+        if !vanished.is_empty() {
+            self.notice(format!(
+                "{} pack(s) are gone or have another length: run varv check",
+                vanished.len()
+            ));
+            index.remove_packs(&vanished)?;
+            losses = true;
+        }
+        losses |= self.read_unknown(index, packs)?;
+        Ok(losses)
+    }
+
+    fn notice(&self, text: String) {
+        self.observer.event(Event::Notice(text));
+    }
+
+    /// Adds packs that the index does not know; whether some could not be read.
+    fn read_unknown(&self, index: &mut Index, packs: HashMap<PackId, u64>) -> Result<bool> {
+        if packs.is_empty() {
+            return Ok(false);
+        }
+        self.observer
+            .event(Event::Phase { name: "reading tables of packs", bytes: Some(packs.values().sum()) });
+        let mut batch: Vec<(OpenPack, u64)> = Vec::new();
+        let (mut chunks, mut broken) = (0, false);
+        for (id, len) in packs {
+            self.stop.check()?;
+            match self.reader.open(&id, len) {
+                Ok(pack) => {
+                    // Whoever wrote it may have been killed before it was durable.
+                    self.repo.store().adopt(&layout::pack(&id));
+                    chunks += pack.trailer.slots.len();
+                    batch.push((pack, len));
+                }
+                Err(e) if e.is_damage() => {
+                    self.notice(format!("{e}; run varv check"));
+                    broken = true;
+                }
+                Err(e) => return Err(e),
+            }
+            self.observer.event(Event::Advance { bytes: len, files: 0 });
+            if chunks >= BATCH_CHUNKS {
+                add(index, &batch)?;
+                batch.clear();
+                chunks = 0;
+            }
+        }
+        add(index, &batch)?;
+        Ok(broken)
+    }
+}
+
+fn add(index: &mut Index, batch: &[(OpenPack, u64)]) -> Result<()> {
+    let ids: Vec<Vec<ChunkId>> =
+        batch.iter().map(|(pack, _)| pack.trailer.slots.iter().map(|slot| slot.id).collect()).collect();
+    let packs: Vec<NewPack> = batch
+        .iter()
+        .zip(&ids)
+        .map(|((pack, len), ids)| NewPack {
+            id: pack.id,
+            class: pack.class,
+            len: *len,
+            trailer_check: pack.check,
+            ids,
+        })
+        .collect();
+    match index.add_packs(&packs) {
+        Err(e) if cannot_write(&e) => Err(e),
+        other => other,
+    }
+}

@@ -1,0 +1,93 @@
+//! The snapshots of a repository: publish, list, find by id.
+
+use crate::error::{Error, Result};
+use crate::format::object::ObjectKind;
+use crate::format::snapshot::Snapshot;
+use crate::id::SnapshotId;
+
+use super::Repo;
+use super::layout;
+use super::objects::{OBJECT_MAX, open_object, seal_object};
+
+/// The shortest prefix of an id that is taken for one.
+const PREFIX_MIN: usize = 4;
+
+/// A snapshot and its name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it says.
+    pub snapshot: Snapshot,
+}
+
+/// All snapshots that could be read, oldest first, and what could not be read.
+#[derive(Debug, Default)]
+pub struct Snapshots {
+    /// By time, then by id.
+    pub listed: Vec<Listed>,
+    /// Damaged ones.
+    pub damaged: Vec<(SnapshotId, Error)>,
+}
+
+impl Repo {
+    /// Makes a snapshot visible and durable: the last step of a backup.
+    pub fn publish_snapshot(&self, snapshot: &Snapshot) -> Result<SnapshotId> {
+        let plain = serde_json::to_vec(snapshot).map_err(|_| Error::Internal("snapshot as JSON"))?;
+        let bytes = seal_object(self.keys(), &self.id(), ObjectKind::Snapshot, &plain)?;
+        let id = SnapshotId::of(&bytes);
+        self.store().barrier()?;
+        self.store().put(&layout::snapshot(&id), &bytes)?;
+        self.store().barrier()?;
+        Ok(id)
+    }
+
+    /// Reads one snapshot.
+    pub fn load_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        let name = format!("snapshot {id}");
+        let bytes = self.store().read(&layout::snapshot(id), OBJECT_MAX)?;
+        if SnapshotId::of(&bytes) != *id {
+            return Err(Error::damaged(name, "its content has another id"));
+        }
+        let plain = open_object(self.keys(), &self.id(), ObjectKind::Snapshot, &name, bytes)?;
+        serde_json::from_slice(&plain).map_err(|e| Error::damaged(name, e))
+    }
+
+    /// Reads all snapshots.
+    pub fn snapshots(&self) -> Result<Snapshots> {
+        let mut ids = Vec::new();
+        self.store().list(layout::SNAPSHOTS, &mut |name, _| {
+            ids.extend(layout::snapshot_id(name));
+            Ok(())
+        })?;
+        let mut found = Snapshots::default();
+        for id in ids {
+            match self.load_snapshot(&id) {
+                Ok(snapshot) => found.listed.push(Listed { id, snapshot }),
+                Err(e) if e.is_damage() => found.damaged.push((id, e)),
+                Err(e) => return Err(e),
+            }
+        }
+        found.listed.sort_by_key(|listed| (listed.snapshot.time, listed.id));
+        Ok(found)
+    }
+}
+
+impl Snapshots {
+    /// The snapshot with this id or unique prefix of one.
+    pub fn by_prefix(&self, prefix: &str) -> Result<&Listed> {
+        if prefix.len() < PREFIX_MIN {
+            return Err(Error::Refused(format!(
+                "'{prefix}' is too short for a snapshot id: give at least {PREFIX_MIN} digits"
+            )));
+        }
+        let mut fitting = self.listed.iter().filter(|listed| listed.id.to_string().starts_with(prefix));
+        match (fitting.next(), fitting.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(Error::NotFound(format!("there is no snapshot {prefix}: see varv snapshots"))),
+            (Some(_), Some(_)) => {
+                Err(Error::Refused(format!("more than one snapshot begins with {prefix}: give more digits")))
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Which ranges of an open file hold data, and reading them.
+//!
+//! A hole counts where it covers whole blocks of 4096 bytes or reaches the end of the file;
+//! smaller ones are data. So every range begins at a multiple of the block.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use crate::format::BLOCK;
+
+/// A range of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// To be read.
+    Data(Range<u64>),
+    /// Not allocated.
+    Hole(Range<u64>),
+}
+
+/// Lists the spans of a file from its start to its end, holes and data in turn.
+pub struct Spans<'f> {
+    file: &'f File,
+    len: u64,
+    at: u64,
+    /// False once the file system has said that it does not know about holes.
+    knows_holes: bool,
+}
+
+impl<'f> Spans<'f> {
+    /// Of the first `len` bytes. With `look_for_holes` off, all of them are data.
+    pub fn new(file: &'f File, len: u64, look_for_holes: bool) -> Self {
+        Self { file, len, at: 0, knows_holes: look_for_holes }
+    }
+
+    /// The first byte of data at or behind `from`; the file's end if there is none.
+    fn data_from(&mut self, from: u64) -> u64 {
+        if !self.knows_holes || from >= self.len {
+            return from.min(self.len);
+        }
+        match seek(self.file, SeekFrom::Data(from)) {
+            Ok(at) => at.clamp(from, self.len),
+            Err(Errno::NXIO) => self.len,
+            Err(_) => {
+                self.knows_holes = false;
+                from
+            }
+        }
+    }
+
+    /// The first hole behind `from`, where data is.
+    fn hole_from(&mut self, from: u64) -> u64 {
+        if !self.knows_holes {
+            return self.len;
+        }
+        match seek(self.file, SeekFrom::Hole(from)) {
+            Ok(at) => at.clamp(from, self.len),
+            Err(_) => self.len,
+        }
+    }
+
+    /// Where the data at `start` ends: holes that are too small to count are taken along.
+    fn data_end(&mut self, start: u64) -> u64 {
+        let mut end = start;
+        loop {
+            let hole = self.hole_from(end);
+            end = hole.next_multiple_of(BLOCK).min(self.len);
+            let next = self.data_from(end);
+            if end == self.len || next / BLOCK * BLOCK > end || next == self.len {
+                return end;
+            }
+            end = next.max(end + 1).min(self.len);
+        }
+    }
+}
+
+impl Iterator for Spans<'_> {
+    type Item = Span;
+
+    fn next(&mut self) -> Option<Span> {
+        if self.at >= self.len {
+            return None;
+        }
+        let start = self.at;
+        let data = self.data_from(start);
+        let hole_end = if data == self.len { data } else { data / BLOCK * BLOCK };
+        if hole_end > start {
+            self.at = hole_end;
+            return Some(Span::Hole(start..hole_end));
+        }
+        self.at = self.data_end(data);
+        Some(Span::Data(start..self.at))
+    }
+}
+
+/// The length of a block device, as the kernel says.
+pub fn device_len(device: &File) -> std::io::Result<u64> {
+    Ok(seek(device, SeekFrom::End(0))?)
+}
+
+/// Reads at `offset` until `buffer` is full or the file ends; how much was read.
+pub fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<usize> {
+    let wanted = buffer.len();
+    while !buffer.is_empty() {
+        match file.read_at(buffer, offset) {
+            Ok(0) => break,
+            Ok(len) => {
+                buffer = &mut buffer[len..];
+                offset += len as u64;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(wanted - buffer.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn spans(file: &File, len: u64) -> Vec<Span> {
+        Spans::new(file, len, true).collect()
+    }
+
+    fn check(layout: &[(u64, u64)], len: u64) {
+        let file = tempfile::tempfile_in(".").unwrap();
+        file.set_len(len).unwrap();
+        for &(at, count) in layout {
+            let count = count.min(len.saturating_sub(at));
+            file.write_all_at(&vec![1; count as usize], at).unwrap();
+        }
+        let mut at = 0;
+        let mut before_was_data = None;
+        for span in spans(&file, len) {
+            let (range, data) = match span {
+                Span::Data(range) => (range, true),
+                Span::Hole(range) => (range, false),
+            };
+            assert_eq!(range.start, at);
+            assert!(range.end > range.start && range.start % BLOCK == 0);
+            assert_ne!(before_was_data, Some(data), "neighbours of one kind");
+            before_was_data = Some(data);
+            if !data {
+                let mut bytes = vec![9; (range.end - range.start) as usize];
+                assert_eq!(read_at(&file, &mut bytes, range.start).unwrap(), bytes.len());
+                assert!(bytes.iter().all(|b| *b == 0), "data in a hole");
+            }
+            at = range.end;
+        }
+        assert_eq!(at, len);
+    }
+
+    #[test]
+    fn empty_full_and_sparse() {
+        check(&[], 0);
+        check(&[], 1);
+        check(&[], 10 << 20);
+        check(&[(0, 100)], 100);
+        check(&[(1 << 20, 6)], 3 << 20);
+        check(&[(0, 1), (1 << 20, 1)], (1 << 20) + 1);
+    }
+
+    #[test]
+    fn a_huge_hole_takes_no_time() {
+        let file = tempfile::tempfile_in(".").unwrap();
+        file.set_len(8 << 40).unwrap();
+        file.write_all_at(&[1; 4096], 4 << 40).unwrap();
+        assert_eq!(spans(&file, 8 << 40).len(), 3);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+        #[test]
+        fn any_layout(layout in proptest::collection::vec((0u64..600_000, 1u64..20_000), 0..12), len in 0u64..700_000) {
+            check(&layout, len);
+        }
+    }
+}

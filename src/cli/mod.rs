@@ -1,11 +1,13 @@
 //! The command line: arguments, output, exit codes. One file a command.
 
 mod backup;
+mod dump;
 mod error;
 mod global;
 mod init;
 mod output;
 mod progress;
+mod restore;
 mod secret;
 mod select;
 mod signals;
@@ -34,6 +36,8 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Backup(Box<backup::Backup>),
+    Restore(Box<restore::Restore>),
+    Dump(dump::Dump),
     Snapshots(snapshots::Snapshots),
 }
 
@@ -45,6 +49,8 @@ impl Command {
         match self {
             Command::Init(command) => command.run(global),
             Command::Backup(command) => command.run(global),
+            Command::Restore(command) => command.run(global),
+            Command::Dump(command) => command.run(global),
             Command::Snapshots(command) => command.run(global),
         }
     }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::history::resolve::Selection;
 use crate::repo::snapshots::Listed;
 
 /// Filters that many commands take.
@@ -26,5 +27,27 @@ impl Filters {
                 && self.host.as_ref().is_none_or(|host| *host == snapshot.host)
                 && self.tag.as_ref().is_none_or(|tag| snapshot.tags.contains(tag))
         })
+    }
+}
+
+/// Which snapshot, for commands that mean one.
+#[derive(Debug, Args)]
+pub struct SnapshotChoice {
+    /// The snapshot, by its id or a unique prefix of it
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<String>,
+    #[command(flatten)]
+    pub filters: Filters,
+}
+
+impl SnapshotChoice {
+    /// What `history` understands.
+    pub fn selection(&self) -> Selection {
+        Selection {
+            snapshot: self.snapshot.clone(),
+            host: self.filters.host.clone(),
+            label: self.filters.label.clone(),
+            tag: self.filters.tag.clone(),
+        }
     }
 }

@@ -85,9 +85,18 @@ impl Iterator for Entries<'_> {
 
 /// The entry `name` of a directory, reading one node a level.
 pub fn find_entry(catalog: &Catalog, dir: &Dir, name: &[u8]) -> Result<Option<Entry>> {
-    let Some(mut at) = dir.root.clone() else { return Ok(None) };
+    find(catalog, dir.root.clone(), false, name)
+}
+
+/// A snapshot's root by its whole path, reading one node a level.
+pub fn find_root(catalog: &Catalog, tree: Option<Root<ChunkId>>, path: &[u8]) -> Result<Option<Entry>> {
+    find(catalog, tree, true, path)
+}
+
+fn find(catalog: &Catalog, tree: Option<Root<ChunkId>>, roots: bool, name: &[u8]) -> Result<Option<Entry>> {
+    let Some(mut at) = tree else { return Ok(None) };
     loop {
-        match catalog.tree_node(&at, false)? {
+        match catalog.tree_node(&at, roots)? {
             tree::Node::Leaf(entries) => return Ok(entries.into_iter().find(|e| e.name == name)),
             tree::Node::Inner(children) => {
                 let behind = children.partition_point(|child| child.first.as_slice() <= name);

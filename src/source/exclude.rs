@@ -242,6 +242,27 @@ fn marker(name: &OsString) -> Result<Vec<u8>> {
     Ok(name)
 }
 
+/// Patterns alone, for selecting what is restored.
+#[derive(Debug)]
+pub struct Patterns(Gitignore);
+
+impl Patterns {
+    /// From the command line; rooted at what is restored.
+    pub fn new(patterns: &[OsString]) -> Result<Self> {
+        let mut builder = builder();
+        for pattern in patterns {
+            let pattern = Pattern::new(&literal_line(pattern)?);
+            add(&mut builder, &pattern.line, &pattern)?;
+        }
+        build(&builder).map(Self)
+    }
+
+    /// Whether the path, relative to the root, matches.
+    pub fn matches(&self, path: &[u8], is_dir: bool) -> bool {
+        self.0.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
+    }
+}
+
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std_fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

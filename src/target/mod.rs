@@ -105,6 +105,14 @@ pub struct Counts {
     pub zeroed: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.written += more.written;
+        self.equal += more.equal;
+        self.zeroed += more.zeroed;
+    }
+}
+
 /// [`Counts`] that threads share.
 #[derive(Default)]
 struct Counters {

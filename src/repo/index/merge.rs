@@ -5,7 +5,8 @@
 //! belongs to vanished packs is written anew by itself.
 
 use super::run::{self, Row, Run, RunReader, RunWriter};
-use super::{Index, State, insert_run, live_chunks, read};
+use super::tables::{Meta, insert_run, live_chunks};
+use super::{Index, State, read};
 use crate::error::Result;
 use crate::repo::schema::{During, without_waiting};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
@@ -179,7 +180,7 @@ impl State {
             0 => run.drop_tables(db)?,
             _ => insert_run(db, &self.key, run)?,
         }
-        super::Meta { next_run: run.number + 1, ..self.meta }.update(db, &self.key)
+        Meta { next_run: run.number + 1, ..self.meta }.update(db, &self.key)
     }
 }
 

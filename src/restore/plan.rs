@@ -1,0 +1,404 @@
+//! Going through a tree: what becomes of each entry, in which order.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::content::write_content;
+use super::select::Filter;
+use super::window::Window;
+use super::{Context, Overwrite, Restored};
+use crate::error::{Error, Result};
+use crate::format::map::{Extent, Map};
+use crate::format::tree::{Dir, Entry, Payload};
+use crate::repo::nodes::Entries;
+use crate::target::{
+    Content, Existing, FileOptions, FileTarget, Found, Kind, TargetDir, is_temporary_name, make_hard_link,
+    write_whole,
+};
+
+/// Files up to this length without holes may be written in one go.
+const SMALL_MAX: u64 = 2 << 20;
+
+/// Restores what is below a directory into `root`, and the directory's own metadata.
+pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> Result<Restored> {
+    let mut tree = TreeRestore::new(context, Arc::clone(&root))?;
+    let mut place = Place { dir: Some(root), path: Vec::new(), names: Vec::new() };
+    tree.dir(entry, &mut place)?;
+    tree.flush()?;
+    Ok(tree.restored)
+}
+
+/// Restores one file, volume, stream or node.
+pub fn restore_single(context: &Context, entry: &Entry, dir: Arc<TargetDir>) -> Result<Restored> {
+    let mut tree = TreeRestore::new(context, Arc::clone(&dir))?;
+    let mut place = Place { dir: Some(dir), path: Vec::new(), names: Vec::new() };
+    tree.entry(entry.clone(), &mut place)?;
+    tree.flush()?;
+    Ok(tree.restored)
+}
+
+/// Counts what would be restored.
+pub fn count(context: &Context, entry: &Entry, _target: &Path) -> Result<Restored> {
+    let filter = Filter::new(context.options)?;
+    let mut restored = Restored::default();
+    let mut pending = vec![(Vec::new(), entry.clone())];
+    while let Some((path, entry)) = pending.pop() {
+        match entry.dir() {
+            Some(dir) => {
+                restored.dirs += u64::from(path.is_empty() || filter.includes(&path, true));
+                for child in Entries::of(context.catalog, dir) {
+                    let child = child?;
+                    let path = joined(&path, &child.name);
+                    if !filter.excludes(&path, child.dir().is_some()) {
+                        pending.push((path, child));
+                    }
+                }
+            }
+            None if filter.includes(&path, false) => {
+                restored.files += 1;
+                restored.bytes += entry.size();
+            }
+            None => {}
+        }
+    }
+    Ok(restored)
+}
+
+/// A directory of the target. It is only made when something is to be put into it.
+struct Place {
+    dir: Option<Arc<TargetDir>>,
+    /// Below the root, for patterns.
+    path: Vec<u8>,
+    /// The same, name by name.
+    names: Vec<Vec<u8>>,
+}
+
+/// The first name of a file with several.
+struct FirstName {
+    names: Vec<Vec<u8>>,
+    /// Names still to come; with none left the file can be forgotten.
+    left: u64,
+}
+
+/// A hard link that is made when its file is there.
+struct Link {
+    first: Vec<Vec<u8>>,
+    dir: Arc<TargetDir>,
+    name: Vec<u8>,
+    existing: Existing,
+}
+
+struct TreeRestore<'a> {
+    context: &'a Context<'a>,
+    filter: Filter,
+    root: Arc<TargetDir>,
+    window: Window,
+    /// Directories that get their metadata once the window is written, children first.
+    left: Vec<(Arc<TargetDir>, Entry)>,
+    /// Hard links to be made once the window is written.
+    links: Vec<Link>,
+    first_names: HashMap<(u64, u64), FirstName>,
+    restored: Restored,
+}
+
+impl<'a> TreeRestore<'a> {
+    fn new(context: &'a Context<'a>, root: Arc<TargetDir>) -> Result<Self> {
+        Ok(Self {
+            context,
+            filter: Filter::new(context.options)?,
+            root,
+            window: Window::default(),
+            left: Vec::new(),
+            links: Vec::new(),
+            first_names: HashMap::new(),
+            restored: Restored::default(),
+        })
+    }
+
+    /// Writes the window, then what had to wait for it.
+    fn flush(&mut self) -> Result<()> {
+        self.context.stop.check()?;
+        std::mem::take(&mut self.window).write(self.context)?.note(self.context, &mut self.restored);
+        for link in std::mem::take(&mut self.links) {
+            if let Err(e) = self.link(&link) {
+                self.problem(&link.dir, &link.name, &e);
+            }
+        }
+        for (dir, entry) in std::mem::take(&mut self.left) {
+            if let Err(e) = self.context.metadata.apply_to_dir(&dir, &entry) {
+                self.context.problem(dir.path().to_path_buf(), &e, &mut self.restored);
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, dir: &TargetDir, name: &[u8], error: &Error) {
+        self.context.problem(dir.path_of(name), error, &mut self.restored);
+    }
+
+    fn link(&mut self, link: &Link) -> Result<()> {
+        let Some((name, folders)) = link.first.split_last() else { return Ok(()) };
+        let mut from = Arc::clone(&self.root);
+        for folder in folders {
+            from = Arc::new(from.open_dir(folder)?);
+        }
+        make_hard_link(&from, name, &link.dir, &link.name, link.existing)?;
+        self.restored.files += 1;
+        Ok(())
+    }
+
+    /// The place's directory, made if it is not there yet, with those above it.
+    fn made(&mut self, place: &mut Place) -> Result<Arc<TargetDir>> {
+        if let Some(dir) = &place.dir {
+            return Ok(Arc::clone(dir));
+        }
+        let mut dir = Arc::clone(&self.root);
+        for name in &place.names {
+            dir = Arc::new(dir.mkdir(name)?);
+        }
+        place.dir = Some(Arc::clone(&dir));
+        Ok(dir)
+    }
+
+    /// Everything below a directory, then the directory's metadata.
+    fn dir(&mut self, entry: &Entry, place: &mut Place) -> Result<()> {
+        let Some(dir) = entry.dir() else { return Err(Error::Internal("no directory")) };
+        let existed = place.dir.as_ref().is_some_and(|dir| !dir.was_created());
+        let names = self.children(dir, place)?;
+        if let Some(target) = place.dir.clone() {
+            if existed && self.context.options.delete {
+                self.delete_others(&target, &names, place)?;
+            }
+            self.restored.dirs += 1;
+            self.window.hold_open();
+            self.left.push((target, entry.clone()));
+        }
+        if self.window.is_full() { self.flush() } else { Ok(()) }
+    }
+
+    /// The names that the snapshot has there, if they are needed for `--delete`.
+    fn children(&mut self, dir: &Dir, place: &mut Place) -> Result<Vec<Vec<u8>>> {
+        let mut names = Vec::new();
+        for child in Entries::of(self.context.catalog, dir) {
+            let child = match child {
+                Ok(child) => child,
+                Err(e) if e.is_damage() => {
+                    let path = self.root.path().join(crate::source::path_of(&place.path));
+                    self.context.problem(path, &e, &mut self.restored);
+                    // What the directory should hold is not known: nothing may be removed.
+                    return Ok(vec![Vec::new()]);
+                }
+                Err(e) => return Err(e),
+            };
+            if self.context.options.delete {
+                names.push(child.name.clone());
+            }
+            self.child(child, place)?;
+            if self.window.is_full() {
+                self.flush()?;
+            }
+        }
+        Ok(names)
+    }
+
+    fn child(&mut self, child: Entry, place: &mut Place) -> Result<()> {
+        let path = joined(&place.path, &child.name);
+        let is_dir = child.dir().is_some();
+        if self.filter.excludes(&path, is_dir) {
+            return Ok(());
+        }
+        let included = self.filter.includes(&path, is_dir);
+        if is_dir {
+            let mut names = place.names.clone();
+            names.push(child.name.clone());
+            let mut below = Place { dir: None, path, names };
+            if included {
+                let parent = self.made(place)?;
+                match self.enter(&parent, &child) {
+                    Ok(dir) => below.dir = Some(dir),
+                    Err(e) => {
+                        self.problem(&parent, &child.name, &e);
+                        return Ok(());
+                    }
+                }
+            }
+            return self.dir(&child, &mut below);
+        }
+        match included {
+            true => self.entry(child, place),
+            false => Ok(()),
+        }
+    }
+
+    /// Opens or makes a directory; something else of that name makes room if that was asked for.
+    fn enter(&mut self, parent: &Arc<TargetDir>, entry: &Entry) -> Result<Arc<TargetDir>> {
+        let found = match parent.was_created() {
+            true => None,
+            false => parent.look(&entry.name)?,
+        };
+        if let Some(found) = found
+            && found.kind != Kind::Dir
+        {
+            if !self.replaces(entry, &found) {
+                return Err(Error::Refused("something else has that name".into()));
+            }
+            parent.remove(&entry.name)?;
+        }
+        Ok(Arc::new(parent.mkdir(&entry.name)?))
+    }
+
+    /// Anything but a directory.
+    fn entry(&mut self, entry: Entry, place: &mut Place) -> Result<()> {
+        let dir = self.made(place)?;
+        let existing = match self.existing(&dir, &entry) {
+            Ok(Some(existing)) => existing,
+            Ok(None) => {
+                self.restored.skipped += 1;
+                return Ok(());
+            }
+            Err(e) => {
+                self.problem(&dir, &entry.name, &e);
+                return Ok(());
+            }
+        };
+        if let Some(first) = self.first_name(&entry, place) {
+            self.window.hold_open();
+            self.links.push(Link { first, dir, name: entry.name, existing });
+            return Ok(());
+        }
+        self.restored.bytes += entry.size();
+        let done = match &entry.payload {
+            Payload::File(map) | Payload::Volume(map) | Payload::Stream(map) => {
+                let map = map.clone();
+                self.content(&dir, &entry, existing, &map)
+            }
+            _ => self.context.metadata.make_node(&dir, existing, &entry).map(|made| {
+                self.restored.files += u64::from(made);
+            }),
+        };
+        match done {
+            Err(e @ (Error::Stopped(_) | Error::Internal(_) | Error::Index { .. })) => Err(e),
+            Err(e) => {
+                self.problem(&dir, &entry.name, &e);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What becomes of what has the name; `None` if it stays.
+    fn existing(&self, dir: &TargetDir, entry: &Entry) -> Result<Option<Existing>> {
+        if dir.was_created() {
+            return Ok(Some(Existing::Refuse));
+        }
+        let Some(found) = dir.look(&entry.name)? else { return Ok(Some(Existing::Refuse)) };
+        if !self.replaces(entry, &found) {
+            return Ok(None);
+        }
+        if found.kind == Kind::Dir {
+            dir.remove(&entry.name)?;
+            return Ok(Some(Existing::Refuse));
+        }
+        Ok(Some(if self.context.options.in_place { Existing::InPlace } else { Existing::Replace }))
+    }
+
+    fn replaces(&self, entry: &Entry, found: &Found) -> bool {
+        let same_kind = (found.kind == Kind::Dir) == entry.dir().is_some();
+        match self.context.options.overwrite {
+            Overwrite::Always => true,
+            Overwrite::Refuse => self.context.options.in_place,
+            Overwrite::Never => false,
+            Overwrite::IfNewer => entry.modified > found.modified,
+            Overwrite::IfChanged => {
+                !same_kind || found.size != entry.size() || found.modified != entry.modified
+            }
+        }
+    }
+
+    /// The first name of the same file, if this is not it.
+    fn first_name(&mut self, entry: &Entry, place: &Place) -> Option<Vec<Vec<u8>>> {
+        let links = entry.links?;
+        let key = (links.device, entry.inode);
+        if let Some(first) = self.first_names.get_mut(&key) {
+            let names = first.names.clone();
+            first.left = first.left.saturating_sub(1);
+            if first.left == 0 {
+                self.first_names.remove(&key);
+            }
+            return Some(names);
+        }
+        let mut names = place.names.clone();
+        names.push(entry.name.clone());
+        self.first_names.insert(key, FirstName { names, left: links.count.saturating_sub(1) });
+        None
+    }
+
+    fn content(&mut self, dir: &Arc<TargetDir>, entry: &Entry, existing: Existing, map: &Map) -> Result<()> {
+        let context = self.context;
+        let whole = |extents: &[Extent]| {
+            entry.size() <= SMALL_MAX && extents.iter().all(|e| matches!(e, Extent::Data { .. }))
+        };
+        if let Map::Inline(extents) = map
+            && whole(extents)
+        {
+            if extents.is_empty() {
+                let counts = write_whole(dir, &[], existing, context.metadata, entry)?;
+                self.restored.files += 1;
+                self.restored.add_counts(counts);
+                return Ok(());
+            }
+            self.window.small(Arc::clone(dir), entry.clone(), existing, extents);
+            return Ok(());
+        }
+        self.large(dir, entry, existing, map)
+    }
+
+    /// A file that is opened here and written window by window.
+    fn large(&mut self, dir: &Arc<TargetDir>, entry: &Entry, existing: Existing, map: &Map) -> Result<()> {
+        let options = FileOptions { size: map.len(), sparse: self.context.options.sparse, existing };
+        let target = Arc::new(FileTarget::create(dir, &entry.name, &options)?);
+        let path = dir.path_of(&entry.name);
+        let errors = self.restored.errors;
+        let content = Arc::clone(&target) as Arc<dyn Content + Send>;
+        write_content(self.context, map, &content, &path, &mut self.restored)?;
+        drop(content);
+        target.set_metadata(self.context.metadata, entry)?;
+        let allocated = target.allocated()?;
+        let target = Arc::into_inner(target).ok_or(Error::Internal("a file is still in use"))?;
+        let counts = target.finish()?;
+        self.restored.add_counts(counts);
+        let (sum, needed) = self.restored.allocated.unwrap_or_default();
+        self.restored.allocated = Some((sum + allocated, needed + map.data_len()));
+        self.restored.files += u64::from(self.restored.errors == errors);
+        Ok(())
+    }
+
+    /// Removes what the snapshot does not have, within the selection only.
+    fn delete_others(&mut self, dir: &TargetDir, names: &[Vec<u8>], place: &Place) -> Result<()> {
+        if names.first().is_some_and(Vec::is_empty) {
+            return Ok(());
+        }
+        let mut others = Vec::new();
+        for name in dir.list()? {
+            let name = name?;
+            let path = joined(&place.path, &name);
+            let is_dir = dir.kind_of(&name)? == Some(Kind::Dir);
+            let wanted = self.filter.excludes(&path, is_dir) || !self.filter.includes(&path, is_dir);
+            if !wanted && !is_temporary_name(&name) && names.binary_search(&name).is_err() {
+                others.push(name);
+            }
+        }
+        for name in others {
+            match dir.remove(&name) {
+                Ok(()) => self.restored.deleted += 1,
+                Err(e) => self.problem(dir, &name, &e),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}

@@ -1,0 +1,86 @@
+//! Reading back what was restored.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::select::Filter;
+use super::{Context, Restored};
+use crate::chunker::is_zero;
+use crate::error::{Error, IoContext, Result};
+use crate::format::map::{Extent, Map};
+use crate::format::pack::Kind;
+use crate::format::tree::Entry;
+use crate::id::ChunkId;
+use crate::observe::Event;
+use crate::repo::nodes::{Entries, Extents};
+use crate::source::extents::read_at;
+use crate::source::path_of;
+use crate::target::TargetDir;
+
+/// Ranges without data are read back in pieces of this length.
+const ZEROS_LEN: u64 = 1 << 20;
+
+/// Compares every file below a directory that was restored.
+pub fn tree(context: &Context, entry: &Entry, root: &TargetDir, restored: &mut Restored) -> Result<()> {
+    context.observer.event(Event::Phase { name: "verifying", bytes: entry.dir().map(|dir| dir.bytes) });
+    let filter = Filter::new(context.options)?;
+    let mut pending = vec![(Vec::new(), entry.clone())];
+    while let Some((path, entry)) = pending.pop() {
+        let Some(dir) = entry.dir() else { continue };
+        for child in Entries::of(context.catalog, dir) {
+            let child = child?;
+            let path: Vec<u8> = match path.is_empty() {
+                true => child.name.clone(),
+                false => [&path[..], b"/", &child.name].concat(),
+            };
+            let is_dir = child.dir().is_some();
+            if filter.excludes(&path, is_dir) || (!is_dir && !filter.includes(&path, false)) {
+                continue;
+            }
+            match is_dir {
+                true => pending.push((path, child)),
+                false => self::path(context, &child, &root.path().join(path_of(&path)), restored)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares one file or device that was restored.
+pub fn path(context: &Context, entry: &Entry, path: &Path, restored: &mut Restored) -> Result<()> {
+    context.stop.check()?;
+    let Some(map) = entry.map() else { return Ok(()) };
+    match content(context, map, path) {
+        Ok(()) => restored.verified += map.len(),
+        Err(e @ Error::Stopped(_)) => return Err(e),
+        Err(e) => context.problem(path.to_path_buf(), &e, restored),
+    }
+    Ok(())
+}
+
+fn content(context: &Context, map: &Map, path: &Path) -> Result<()> {
+    let file = File::open(path).at("open", path)?;
+    let key = context.repo.keys().ids(Kind::Data);
+    let mut buffer = Vec::new();
+    for item in Extents::of(context.catalog, map) {
+        let (offset, extent) = item?;
+        let mut at = offset;
+        let end = offset + extent.len();
+        while at < end {
+            let len = if extent.data_len() > 0 { extent.len() } else { (end - at).min(ZEROS_LEN) };
+            buffer.resize(len as usize, 0);
+            let read = read_at(&file, &mut buffer, at).at("read", path)?;
+            let same = read == buffer.len()
+                && match extent {
+                    Extent::Data { id, .. } => ChunkId::of(key, &buffer) == id,
+                    _ => is_zero(&buffer),
+                };
+            if !same {
+                return Err(Error::NotFound(format!("it differs from the snapshot at byte {at}")));
+            }
+            at += len;
+            context.observer.event(Event::Advance { bytes: len, files: 0 });
+        }
+    }
+    Ok(())
+}

@@ -43,7 +43,7 @@ impl Worker<'_> {
     }
 
     fn read_file(&self, wanted: &FileToRead) -> io::Result<FileRead> {
-        let file = open(&wanted.place, OFlags::NOFOLLOW)?;
+        let file = open(&wanted.place)?;
         let before = fstat(&file)?;
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("it is no file any more"));
@@ -125,12 +125,13 @@ fn shrank() -> io::Error {
     io::Error::other("it became shorter while it was read")
 }
 
-/// Opens what is at a place for reading. Access times are left alone where that is allowed, and
-/// opening a FIFO that took a file's place does not wait for a writer.
-pub fn open(place: &Place, more: OFlags) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY | more;
+/// Opens what is at a place for reading; only a root may be a symlink. Access times are left
+/// alone where that is allowed, and opening a FIFO that took a file's place does not wait for a
+/// writer.
+pub fn open(place: &Place) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let open = |flags| match &place.folder.fd {
-        Some(fd) => openat(fd.as_fd(), place.name.as_slice(), flags, Mode::empty()),
+        Some(fd) => openat(fd.as_fd(), place.name.as_slice(), flags | OFlags::NOFOLLOW, Mode::empty()),
         None => openat(CWD, place.folder.path.as_path(), flags, Mode::empty()),
     };
     match open(flags | OFlags::NOATIME) {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, OFlags, Stat, fstat};
+use rustix::fs::{FileType, Stat, fstat};
 
 use super::read::{is_sparse, open, same};
 use super::step::{Change, FileToRead, Folder, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step};
@@ -314,7 +314,7 @@ impl<'a> Scan<'a> {
     }
 
     fn large(&mut self, place: Place, name: Vec<u8>, change: Change) -> Result<()> {
-        let opened = open(&place, OFlags::NOFOLLOW).and_then(|file| {
+        let opened = open(&place).and_then(|file| {
             let stat = fstat(&file)?;
             let xattrs = metadata::xattrs_of_fd(&file)?;
             Ok((file, stat, xattrs))
@@ -331,7 +331,7 @@ impl<'a> Scan<'a> {
     }
 
     fn device(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {
-        let opened = open(&place, OFlags::empty()).and_then(|file| Ok((device_len(&file)?, file)));
+        let opened = open(&place).and_then(|file| Ok((device_len(&file)?, file)));
         let (len, file) = match opened {
             Ok(opened) => opened,
             Err(e) => return self.send(Step::Missing(place, e.to_string())),

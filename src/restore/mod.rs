@@ -195,7 +195,6 @@ impl Context<'_> {
         }
         let root = Arc::new(TargetDir::open_root(target)?);
         let mut restored = plan::restore_tree(self, entry, Arc::clone(&root))?;
-        root.sync()?;
         if self.options.verify {
             verify::tree(self, entry, &root, &mut restored)?;
         }
@@ -239,7 +238,6 @@ impl Context<'_> {
         let entry = Entry { name, ..entry.clone() };
         let dir = Arc::new(dir);
         let mut restored = plan::restore_single(self, &entry, Arc::clone(&dir))?;
-        dir.sync()?;
         if self.options.verify {
             verify::path(self, &entry, target, &mut restored)?;
         }

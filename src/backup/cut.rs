@@ -5,6 +5,10 @@
 //! that is certain until it meets a boundary of the next piece: from there on both agree, since
 //! a cut depends only on the bytes behind the cut before it.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffers::Buffer;
 use crate::chunker::{Chunker, stretches};
 use crate::id::{ChunkId, Key};
 
@@ -36,8 +40,8 @@ pub enum Part {
 pub struct Piece {
     /// Bytes that the first parts lie in, if the piece was joined to the one before.
     head: Vec<u8>,
-    /// The bytes that were read.
-    body: Vec<u8>,
+    /// The bytes that were read, maybe with those of other files.
+    body: Arc<Buffer>,
     /// What they are made of.
     pub parts: Vec<Part>,
 }
@@ -46,6 +50,11 @@ impl Piece {
     /// A piece that is not allocated.
     pub fn hole(len: u64) -> Self {
         Self { parts: vec![Part::Hole(len)], ..Self::default() }
+    }
+
+    /// Parts of a shared buffer.
+    pub fn new(body: Arc<Buffer>, parts: Vec<Part>) -> Self {
+        Self { head: Vec::new(), body, parts }
     }
 
     /// A chunk's bytes. Positions count over head, then body; no chunk lies in both.
@@ -69,48 +78,55 @@ pub struct Cutter<'c> {
 impl Cutter<'_> {
     /// Cuts a buffer that begins at a multiple of the block in the file. With `more_follows`, the
     /// data at its end may go on behind it.
-    pub fn cut(&self, body: Vec<u8>, offset: u64, more_follows: bool) -> Piece {
-        let mut piece = Piece { body, ..Piece::default() };
-        let end = piece.body.len();
-        self.cut_range(&mut piece, 0..end, offset, more_follows);
-        piece
+    pub fn cut(&self, body: Buffer, offset: u64, more_follows: bool) -> Piece {
+        let mut parts = Vec::new();
+        self.cut_range(&body, 0..body.len(), offset, more_follows, &mut parts);
+        Piece::new(Arc::new(body), parts)
     }
 
-    /// Cuts several spans of a file into one piece: data that was read, and holes between.
-    pub fn cut_spans(&self, spans: Vec<(u64, u64)>, body: Vec<u8>, len: u64) -> Piece {
-        let mut piece = Piece { body, ..Piece::default() };
-        let (mut at, mut start) = (0, 0);
-        for (offset, span_len) in spans {
+    /// Cuts a file of length `len` whose data was read into `body` from `start` on: spans of
+    /// offset and length, in order, with holes between.
+    pub fn cut_spans(&self, body: &[u8], mut start: usize, spans: &[(u64, u64)], len: u64) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut at = 0;
+        for &(offset, span_len) in spans {
             if offset > at {
-                piece.parts.push(Part::Hole(offset - at));
+                parts.push(Part::Hole(offset - at));
             }
             let end = start + span_len as usize;
-            self.cut_range(&mut piece, start..end, offset, false);
+            self.cut_range(body, start..end, offset, false, &mut parts);
             (at, start) = (offset + span_len, end);
         }
         if len > at {
-            piece.parts.push(Part::Hole(len - at));
+            parts.push(Part::Hole(len - at));
         }
-        piece
+        parts
     }
 
-    fn cut_range(&self, piece: &mut Piece, range: std::ops::Range<usize>, offset: u64, more_follows: bool) {
-        let bytes = &piece.body[range.clone()];
+    fn cut_range(
+        &self,
+        body: &[u8],
+        range: Range<usize>,
+        offset: u64,
+        more_follows: bool,
+        parts: &mut Vec<Part>,
+    ) {
+        let bytes = &body[range.clone()];
         let mut at = 0;
         for stretch in stretches(bytes) {
             if stretch.zero {
-                piece.parts.push(Part::Zero((stretch.end - at) as u64));
+                parts.push(Part::Zero((stretch.end - at) as u64));
                 at = stretch.end;
                 continue;
             }
             let run_ends = !more_follows || stretch.end < bytes.len();
             while let Some(len) = self.chunker.cut(&bytes[at..stretch.end], offset + at as u64, run_ends) {
                 let id = ChunkId::of(self.key, &bytes[at..at + len]);
-                piece.parts.push(Part::Chunk { id, start: range.start + at, len });
+                parts.push(Part::Chunk { id, start: range.start + at, len });
                 at += len;
             }
             if at < stretch.end {
-                piece.parts.push(Part::Open { start: range.start + at });
+                parts.push(Part::Open { start: range.start + at });
                 at = stretch.end;
             }
         }
@@ -296,14 +312,14 @@ mod tests {
             let chunker = Chunker::new(Params::parse(params).unwrap(), &[1; 32]);
             let cutter = Cutter { chunker: &chunker, key: &KEY };
             let mut whole = Vec::new();
-            described(&cutter.cut(bytes.clone(), 0, false), &mut whole);
+            described(&cutter.cut(bytes.clone().into(), 0, false), &mut whole);
 
             let mut joiner = Joiner::default();
             let mut joined = Vec::new();
             let mut at = 0;
             for body in bytes.chunks(piece_blocks * 4096) {
                 let end = at + body.len();
-                let piece = cutter.cut(body.to_vec(), at as u64, end < bytes.len());
+                let piece = cutter.cut(body.to_vec().into(), at as u64, end < bytes.len());
                 described(&joiner.join(&cutter, piece, at as u64), &mut joined);
                 at = end;
             }
@@ -317,9 +333,10 @@ mod tests {
         let chunker = Chunker::new(Params::parse("fastcdc:4K,16K,64K").unwrap(), &[1; 32]);
         let cutter = Cutter { chunker: &chunker, key: &KEY };
         let bytes = content(&[(2, 40_960), (0, 40_960), (2, 50_000)], 5);
-        let dense = cutter.cut(bytes.clone(), 0, false);
+        let dense = cutter.cut(bytes.clone().into(), 0, false);
         let body = [&bytes[..40_960], &bytes[81_920..]].concat();
-        let sparse = cutter.cut_spans(vec![(0, 40_960), (81_920, 50_000)], body, 131_920);
+        let parts = cutter.cut_spans(&body, 0, &[(0, 40_960), (81_920, 50_000)], 131_920);
+        let sparse = Piece::new(Arc::new(body.into()), parts);
         let ids = |piece: &Piece| -> Vec<_> {
             piece
                 .parts

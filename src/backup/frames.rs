@@ -55,6 +55,8 @@ pub struct Frames<'c> {
     sizes: Sizes,
     open: [Option<RawFrame>; Stream::COUNT],
     encode: Input<RawFrame, Result<EncodedFrame>>,
+    /// Memory of frames that were encoded.
+    reusable: Receiver<Vec<u8>>,
     published: Receiver<PublishedPack>,
     /// Published, but not in the index.
     unindexed: Vec<PublishedPack>,
@@ -70,11 +72,13 @@ pub struct Frames<'c> {
 }
 
 impl<'c> Frames<'c> {
-    /// Frames go to `encode`; packs that were published come back by `published`.
+    /// Frames go to `encode`; their memory comes back by `reusable`, packs that were published by
+    /// `published`.
     pub fn new(
         catalog: &'c Catalog,
         sizes: Sizes,
         encode: Input<RawFrame, Result<EncodedFrame>>,
+        reusable: Receiver<Vec<u8>>,
         published: Receiver<PublishedPack>,
     ) -> Self {
         Self {
@@ -82,6 +86,7 @@ impl<'c> Frames<'c> {
             sizes,
             open: Default::default(),
             encode,
+            reusable,
             published,
             unindexed: Vec::new(),
             unindexed_chunks: 0,
@@ -126,7 +131,7 @@ impl<'c> Frames<'c> {
             self.send(full)?;
         }
         self.open[stream as usize]
-            .get_or_insert_with(|| RawFrame::new(stream.kind(), frame_len))
+            .get_or_insert_with(|| RawFrame::new(stream.kind(), self.reusable.try_recv().unwrap_or_default()))
             .push(id, bytes);
         self.taken.insert(id);
         if stream.kind() == Kind::Data {

@@ -10,6 +10,7 @@
 //! when all of that is durable.
 
 mod assemble;
+mod buffers;
 pub mod cut;
 mod frames;
 mod packs;

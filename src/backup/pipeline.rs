@@ -1,9 +1,10 @@
 //! The threads of a backup, and how their errors come home.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::thread::{self, Scope};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Sender, unbounded};
 use rustix::fs::{FileType, stat};
 
 use super::assemble::{Assembled, Assembler};
@@ -75,10 +76,12 @@ pub fn run(
     }
     let packs = Packs::new(&**repo.store(), repo.keys(), repo.id(), config.sizes);
     catalog.index()?.load_filters()?;
-    let encoders = encoders(processors, level)?;
+    let (used, reusable) = unbounded();
+    let encoders = encoders(processors, level, &used)?;
 
     thread::scope(|scope| {
-        let readers = vec![Worker { cutter, owners: &owners }; READERS_MIN.max(2 * processors)];
+        let worker = Worker { buffers: Arc::default(), cutter, owners: &owners };
+        let readers = vec![worker; READERS_MIN.max(2 * processors)];
         let readers = readers.into_iter().map(|worker| move |steps| worker.work(steps)).collect();
         let (steps, done) = ordered(scope, readers, READ_WINDOW);
         let (frames, encoded) = ordered(scope, encoders, ENCODE_WINDOW);
@@ -97,7 +100,7 @@ pub fn run(
                 move || scan_all(scope, scan, planned, owners)
             })
             .map_err(|_| Error::Internal("no thread can be started"))?;
-        let frames = Frames::new(catalog, config.sizes, frames, published);
+        let frames = Frames::new(catalog, config.sizes, frames, reusable, published);
         let assembler = Assembler::new(frames, repo.keys(), cutter, observer);
         let assembled = assemble(assembler, done, || {
             scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
@@ -115,11 +118,17 @@ pub fn run(
 fn encoders(
     count: usize,
     level: i8,
+    used: &Sender<Vec<u8>>,
 ) -> Result<Vec<impl FnMut(RawFrame) -> Result<crate::repo::packer::EncodedFrame> + Send>> {
     (0..count)
         .map(|_| {
             let mut encoder = Encoder::new(level)?;
-            Ok(move |frame: RawFrame| frame.encode(&mut encoder, level))
+            let used = used.clone();
+            Ok(move |frame: RawFrame| {
+                let (encoded, raw) = frame.encode(&mut encoder, level)?;
+                let _ = used.send(raw);
+                Ok(encoded)
+            })
         })
         .collect()
 }

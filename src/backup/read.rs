@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 
-use super::cut::{Cutter, Piece};
-use super::step::{Done, FileRead, FileToRead, PieceRead, PieceSource, PieceToRead, Place, Step};
+use super::buffers::{Buffer, Buffers};
+use super::cut::{Cutter, Part, Piece};
+use super::step::{Done, FileRead, FileToRead, PIECE_LEN, PieceRead, PieceSource, PieceToRead, Place, Step};
 use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::tree::Payload;
@@ -17,8 +19,10 @@ use crate::source::metadata;
 use crate::source::owners::Owners;
 
 /// Reads for one thread.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Worker<'c> {
+    /// Where it reads to.
+    pub buffers: Arc<Buffers>,
     /// Cuts what was read.
     pub cutter: Cutter<'c>,
     /// Names owners.
@@ -26,14 +30,24 @@ pub struct Worker<'c> {
 }
 
 impl Worker<'_> {
-    /// Does a batch of steps.
+    /// Does a batch of steps. The files of a batch are read into one buffer, since allocating
+    /// one for each costs more than reading it.
     pub fn work(&self, steps: Vec<Step>) -> Vec<Done> {
-        steps.into_iter().map(|step| self.step(step)).collect()
+        let mut buffer = self.buffers.take();
+        buffer.reserve(steps.iter().map(Step::file_len).sum());
+        let mut done: Vec<Done> = steps.into_iter().map(|step| self.step(step, &mut buffer)).collect();
+        let buffer = Arc::new(buffer);
+        for done in &mut done {
+            if let Done::File(file) = done {
+                file.piece = Piece::new(Arc::clone(&buffer), std::mem::take(&mut file.piece.parts));
+            }
+        }
+        done
     }
 
-    fn step(&self, step: Step) -> Done {
+    fn step(&self, step: Step, buffer: &mut Buffer) -> Done {
         match step {
-            Step::Read(file) => match self.read_file(&file) {
+            Step::Read(file) => match self.read_file(&file, buffer) {
                 Ok(read) => Done::File(Box::new(read)),
                 Err(e) => Done::Step(Step::Missing(file.place, e.to_string())),
             },
@@ -42,14 +56,14 @@ impl Worker<'_> {
         }
     }
 
-    fn read_file(&self, wanted: &FileToRead) -> io::Result<FileRead> {
+    fn read_file(&self, wanted: &FileToRead, buffer: &mut Buffer) -> io::Result<FileRead> {
         let file = open(&wanted.place)?;
         let before = fstat(&file)?;
         if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("it is no file any more"));
         }
         let xattrs = metadata::xattrs_of_fd(&file)?;
-        let piece = self.read_whole(&file, &before)?;
+        let piece = Piece::new(Arc::default(), self.read_whole(&file, &before, buffer)?);
         let unstable = !same(&before, &fstat(&file)?) || !same(&before, &wanted.stat);
         let payload = Payload::File(Map::default());
         let entry = metadata::entry(wanted.name.clone(), &before, self.owners, xattrs, payload);
@@ -57,20 +71,20 @@ impl Worker<'_> {
         Ok(FileRead { entry, piece, change, unstable, place })
     }
 
-    fn read_whole(&self, file: &File, stat: &Stat) -> io::Result<Piece> {
-        let len = stat.st_size as u64;
-        let mut body = Vec::with_capacity(len as usize);
+    fn read_whole(&self, file: &File, stat: &Stat, buffer: &mut Buffer) -> io::Result<Vec<Part>> {
+        // One that has just grown beyond all bounds is kept as far as it fits, and reported.
+        let len = (stat.st_size as u64).min(2 * PIECE_LEN);
+        let begin = buffer.len();
         let mut spans = Vec::new();
         for span in Spans::new(file, len, is_sparse(stat)) {
             let Span::Data(range) = span else { continue };
-            let start = body.len();
-            body.resize(start + (range.end - range.start) as usize, 0);
-            if read_at(file, &mut body[start..], range.start)? < body.len() - start {
+            let bytes = buffer.extend((range.end - range.start) as usize);
+            if read_at(file, bytes, range.start)? < bytes.len() {
                 return Err(shrank());
             }
             spans.push((range.start, range.end - range.start));
         }
-        Ok(self.cutter.cut_spans(spans, body, len))
+        Ok(self.cutter.cut_spans(buffer, begin, &spans, len))
     }
 
     fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
@@ -78,33 +92,33 @@ impl Worker<'_> {
         let mut unreadable = Vec::new();
         let piece = match source {
             PieceSource::Hole(len) => Ok(Piece::hole(len)),
-            PieceSource::Bytes(body) => Ok(self.cutter.cut(body, offset, more_follows)),
+            PieceSource::Bytes(body) => Ok(self.cutter.cut(body.into(), offset, more_follows)),
             PieceSource::File { file, len } => {
-                let body = match read_range(&file, offset, len as usize) {
-                    Err(_) if zero_errors => read_around(&file, offset, len as usize, &mut unreadable),
+                let mut body = self.buffers.take();
+                let bytes = body.extend(len as usize);
+                let read = match read_range(&file, offset, bytes) {
+                    Err(_) if zero_errors => read_around(&file, offset, bytes, &mut unreadable),
                     other => other,
                 };
-                body.map(|body| self.cutter.cut(body, offset, more_follows))
+                read.map(|()| self.cutter.cut(body, offset, more_follows))
             }
         };
         PieceRead { offset, piece, unreadable }
     }
 }
 
-fn read_range(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut body = vec![0; len];
-    if read_at(file, &mut body, offset)? < len { Err(shrank()) } else { Ok(body) }
+fn read_range(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+    if read_at(file, bytes, offset)? < bytes.len() { Err(shrank()) } else { Ok(()) }
 }
 
-/// Reads block by block; blocks that cannot be read stay zeros and are listed.
+/// Reads block by block; blocks that cannot be read become zeros and are listed.
 fn read_around(
     file: &File,
     offset: u64,
-    len: usize,
+    bytes: &mut [u8],
     unreadable: &mut Vec<(u64, u64)>,
-) -> io::Result<Vec<u8>> {
-    let mut body = vec![0; len];
-    for (number, block) in body.chunks_mut(BLOCK as usize).enumerate() {
+) -> io::Result<()> {
+    for (number, block) in bytes.chunks_mut(BLOCK as usize).enumerate() {
         let at = offset + number as u64 * BLOCK;
         match read_at(file, block, at) {
             Ok(read) if read == block.len() => {}
@@ -118,7 +132,7 @@ fn read_around(
             }
         }
     }
-    Ok(body)
+    Ok(())
 }
 
 fn shrank() -> io::Error {

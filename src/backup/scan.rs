@@ -80,9 +80,8 @@ impl<'a> Scan<'a> {
 
     fn send(&mut self, step: Step) -> Result<()> {
         self.batch_bytes += match &step {
-            Step::Read(file) => file.stat.st_size as u64,
             Step::Piece(_) => BATCH_BYTES,
-            _ => 0,
+            step => step.file_len() as u64,
         };
         self.batch.push(step);
         if self.batch.len() >= BATCH_STEPS || self.batch_bytes >= BATCH_BYTES { self.flush() } else { Ok(()) }

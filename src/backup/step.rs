@@ -130,6 +130,16 @@ pub enum Step {
     Deleted(u64, u64),
 }
 
+impl Step {
+    /// Bytes of a small file that are to be read.
+    pub fn file_len(&self) -> usize {
+        match self {
+            Step::Read(file) => file.stat.st_size as usize,
+            _ => 0,
+        }
+    }
+}
+
 /// What reading made of a piece.
 pub struct PieceRead {
     /// Where it begins.

@@ -1,10 +1,10 @@
 //! Compression of whole frames, and finding out cheaply where it does not pay.
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, compress_bound};
 
 use crate::error::{Error, Result};
-use crate::format::pack::Codec;
+use crate::format::pack::{Codec, SEAL_LEN};
 
 /// Of a frame that is to be compressed, so many pieces are tried first, …
 const PROBE_PIECES: usize = 8;
@@ -20,6 +20,8 @@ pub struct Encoder {
     level: i32,
     main: Compressor<'static>,
     probe: Compressor<'static>,
+    /// Room for the longest result: fresh memory for each frame would cost more than copying.
+    scratch: Vec<u8>,
 }
 
 impl Encoder {
@@ -32,28 +34,25 @@ impl Encoder {
             // A window as long as the longest frame, so that its end can point at its beginning.
             main.set_parameter(CParameter::WindowLog(WINDOW_LOG)).map_err(internal)?;
         }
-        Ok(Self { level, main, probe: Compressor::new(1).map_err(internal)? })
+        Ok(Self { level, main, probe: Compressor::new(1).map_err(internal)?, scratch: Vec::new() })
     }
 
-    /// The frame's stored form, before sealing, appended to `out`.
-    pub fn encode(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
-        if self.level == 0 || !self.looks_compressible(raw)? {
-            out.extend_from_slice(raw);
-            return Ok(Codec::Raw);
+    /// The frame's stored form, before sealing, with room for the seal.
+    pub fn encode(&mut self, raw: &[u8]) -> Result<(Codec, Vec<u8>)> {
+        if self.level > 0 && self.looks_compressible(raw)? {
+            let bound = compress_bound(raw.len());
+            if self.scratch.len() < bound {
+                self.scratch.resize(bound, 0);
+            }
+            let len = self
+                .main
+                .compress_to_buffer(raw, &mut self.scratch[..])
+                .map_err(|_| Error::Internal("zstd compression"))?;
+            if len < raw.len() / 64 * WORTH_64THS + raw.len() % 64 {
+                return Ok((Codec::Zstd, with_room(&self.scratch[..len])));
+            }
         }
-        let start = out.len();
-        out.resize(start + zstd::zstd_safe::compress_bound(raw.len()), 0);
-        let len = self
-            .main
-            .compress_to_buffer(raw, &mut out[start..])
-            .map_err(|_| Error::Internal("zstd compression"))?;
-        if len < raw.len() / 64 * WORTH_64THS + raw.len() % 64 {
-            out.truncate(start + len);
-            return Ok(Codec::Zstd);
-        }
-        out.truncate(start);
-        out.extend_from_slice(raw);
-        Ok(Codec::Raw)
+        Ok((Codec::Raw, with_room(raw)))
     }
 
     /// Whether pieces spread over the frame shrink at the fastest level.
@@ -69,6 +68,13 @@ impl Encoder {
         let len = self.probe.compress(&sample).map_err(|_| Error::Internal("zstd probe"))?.len();
         Ok(len < sample.len() / 64 * WORTH_64THS)
     }
+}
+
+/// A copy that a seal can be appended to without moving it.
+fn with_room(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + SEAL_LEN);
+    out.extend_from_slice(bytes);
+    out
 }
 
 /// The longest frame is 8 MiB.
@@ -107,9 +113,7 @@ mod tests {
     }
 
     fn encode(level: i8, raw: &[u8]) -> (Codec, Vec<u8>) {
-        let mut out = Vec::new();
-        let codec = Encoder::new(level).unwrap().encode(raw, &mut out).unwrap();
-        (codec, out)
+        Encoder::new(level).unwrap().encode(raw).unwrap()
     }
 
     #[test]

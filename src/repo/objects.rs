@@ -21,8 +21,7 @@ pub fn seal_object(
     kind: ObjectKind,
     plain: &[u8],
 ) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let codec = Encoder::new(LEVEL)?.encode(plain, &mut body)?;
+    let (codec, mut body) = Encoder::new(LEVEL)?.encode(plain)?;
     let header = Header { kind, codec, raw_len: plain.len() as u32, salt: random()? };
     keys.object_seal(&header.salt)?.seal(0, &bound(repository, &header), &mut body)?;
     Ok([&header.encode()[..], &body].concat())

@@ -24,9 +24,10 @@ pub struct RawFrame {
 }
 
 impl RawFrame {
-    /// Of no chunks yet, with room for `capacity` bytes.
-    pub fn new(kind: Kind, capacity: usize) -> Self {
-        Self { kind, raw: Vec::with_capacity(capacity), chunks: Vec::new() }
+    /// Of no chunks yet, in this memory.
+    pub fn new(kind: Kind, mut raw: Vec<u8>) -> Self {
+        raw.clear();
+        Self { kind, raw, chunks: Vec::new() }
     }
 
     /// Adds a chunk.
@@ -35,12 +36,12 @@ impl RawFrame {
         self.chunks.push((id, bytes.len() as u32));
     }
 
-    /// Compresses it, if that pays.
-    pub fn encode(self, encoder: &mut Encoder, level: i8) -> Result<EncodedFrame> {
-        let mut stored = Vec::new();
-        let codec = encoder.encode(&self.raw, &mut stored)?;
-        let raw_len = self.raw.len() as u32;
-        Ok(EncodedFrame { kind: self.kind, level, codec, raw_len, stored, chunks: self.chunks })
+    /// Compresses it, if that pays. Its memory is given back.
+    pub fn encode(self, encoder: &mut Encoder, level: i8) -> Result<(EncodedFrame, Vec<u8>)> {
+        let Self { kind, raw, chunks } = self;
+        let (codec, stored) = encoder.encode(&raw)?;
+        let raw_len = raw.len() as u32;
+        Ok((EncodedFrame { kind, level, codec, raw_len, stored, chunks }, raw))
     }
 }
 

@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::secret::SecretOptions;
 use super::signals::STOP;
 use crate::error::{Error, Result};
+use crate::repo::keys::Secret;
 use crate::repo::{Intent, OpenOptions, Repo};
 
 /// Options that stand before or after the command.
@@ -56,15 +57,20 @@ impl Global {
 
     /// Opens the repository.
     pub fn open(&self, intent: Intent) -> Result<Repo> {
+        let secret = self.secret.read(self.repository()?)?;
+        self.open_with(secret.as_ref(), intent)
+    }
+
+    /// Opens the repository with a secret that was read before.
+    pub fn open_with(&self, secret: Option<&Secret>, intent: Intent) -> Result<Repo> {
         let root = self.repository()?;
-        let secret = self.secret.read(root)?;
         let cache_dir = self.cache_dir();
         let command: Vec<String> =
             std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         let repo = Repo::open(
             root,
             &OpenOptions {
-                secret: secret.as_ref(),
+                secret,
                 intent,
                 lock_wait: self.lock_wait,
                 command: &command.join(" "),

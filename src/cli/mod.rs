@@ -5,6 +5,8 @@ mod dump;
 mod error;
 mod global;
 mod init;
+mod key;
+mod manual;
 mod output;
 mod progress;
 mod restore;
@@ -35,10 +37,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Init),
+    Key(key::Key),
     Backup(Box<backup::Backup>),
     Restore(Box<restore::Restore>),
     Dump(dump::Dump),
     Snapshots(snapshots::Snapshots),
+    Completions(manual::Completions),
+    Man(manual::Man),
 }
 
 /// What a command comes to, if it does not fail.
@@ -48,10 +53,13 @@ impl Command {
     fn run(self, global: &Global) -> Outcome {
         match self {
             Command::Init(command) => command.run(global),
+            Command::Key(command) => command.run(global),
             Command::Backup(command) => command.run(global),
             Command::Restore(command) => command.run(global),
             Command::Dump(command) => command.run(global),
             Command::Snapshots(command) => command.run(global),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(global),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod packer;
 pub mod reader;
 pub mod rebuild;
 pub mod schema;
+pub mod slots;
 pub mod snapshots;
 
 use std::collections::BTreeMap;

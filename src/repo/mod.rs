@@ -120,7 +120,7 @@ impl Repo {
         let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
         let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
         if !signed.is_authentic(&keys.config_mac()) {
-            return Err(Error::damaged("config", "it was changed by somebody without the key"));
+            return Err(not_authentic(options.secret));
         }
         if lock.is_none() && options.intent == Intent::Read {
             notices.push("the repository cannot be written to: it is read without a lock".into());
@@ -202,6 +202,14 @@ impl Repo {
     /// A slot with these keys for another secret.
     pub fn new_slot(&self, name: &str, secret: &Secret) -> Result<Slot> {
         self.keys.wrap(&self.id, name, Some(secret))
+    }
+}
+
+/// A slot's keys fit the repository that they are wrapped for; a recovery code may be another's.
+fn not_authentic(secret: Option<&Secret>) -> Error {
+    match secret {
+        Some(Secret::Master(_)) => Error::WrongKey("the recovery code is not of this repository".into()),
+        _ => Error::damaged("config", "it was changed by somebody without the key"),
     }
 }
 

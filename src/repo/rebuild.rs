@@ -8,8 +8,10 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 use super::catalog::Catalog;
-use super::index::{Access, BATCH_CHUNKS, Index, NewPack, Opened};
+use super::index::{self, BATCH_CHUNKS, Index, NewPack, Opened};
 use super::lock::LockMode;
 use super::reader::{OpenPack, PackReader};
 use super::{Intent, Repo, cache_folder, cannot_write, layout};
@@ -49,8 +51,14 @@ impl Repo {
         Ok(cache_folder(dir, &self.id()).join(layout::INDEX_FILE))
     }
 
+    /// A lock says little: a file that can be read can be locked, on a read-only medium too.
     fn is_writable(&self) -> bool {
-        self.intent != Intent::Read || self.lock.is_some()
+        let folder = self.root().join(layout::INDEX);
+        let is_open = || match folder.exists() {
+            true => may_write(&folder) && may_write_or_make(&folder.join(layout::INDEX_FILE)),
+            false => may_write(self.root()),
+        };
+        self.intent != Intent::Read || (self.lock.is_some() && is_open())
     }
 
     fn open_index(&self, observer: &dyn Observer) -> Result<(Index, bool)> {
@@ -62,7 +70,7 @@ impl Repo {
             make_private_folder(folder)?;
         }
         let key = self.keys().index();
-        match Index::open(&path, Access::ReadWrite, &key, &self.id())? {
+        match Index::open(&path, index::Access::ReadWrite, &key, &self.id())? {
             Opened::Usable(index) => Ok((*index, false)),
             Opened::Stale(why) => {
                 if path.exists() || !self.list_packs()?.is_empty() {
@@ -80,7 +88,7 @@ impl Repo {
             return Ok(None);
         }
         let path = self.root().join(layout::INDEX).join(layout::INDEX_FILE);
-        match Index::open(&path, Access::ReadOnly, &self.keys().index(), &self.id()) {
+        match Index::open(&path, index::Access::ReadOnly, &self.keys().index(), &self.id()) {
             Ok(Opened::Usable(index)) if self.knows_all_packs(&index)? => Ok(Some(*index)),
             _ => Ok(None),
         }
@@ -103,6 +111,14 @@ impl Repo {
         })?;
         Ok(packs)
     }
+}
+
+fn may_write(path: &Path) -> bool {
+    accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+fn may_write_or_make(file: &Path) -> bool {
+    !file.exists() || may_write(file)
 }
 
 fn make_private_folder(folder: &Path) -> Result<()> {

@@ -1,17 +1,17 @@
 //! The end of the line: chunks that were read become maps, entries become trees.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::cut::{Cutter, Joiner, Part, Piece};
 use super::frames::{Frames, Stream};
 use super::scan::changed_since;
-use super::step::{Change, Done, FileRead, LargeEnd, PieceRead, Place, Step};
+use super::step::{Change, Done, FileRead, LINKED_MAX, LargeEnd, PieceRead, Place, Step};
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
 use crate::format::map::{self, Extent};
 use crate::format::pack::Kind;
 use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange};
-use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload};
+use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload, Xattr};
 use crate::id::{ChunkId, Key};
 use crate::observe::{Event, Observer};
 use crate::repo::keys::Keys;
@@ -29,8 +29,12 @@ pub struct Assembler<'c> {
     observer: &'c dyn Observer,
     joiner: Joiner,
     large: Option<Large>,
+    /// Content and attributes of files with several names, by device and inode.
+    linked: HashMap<(u64, u64), (Payload, Vec<Xattr>)>,
     /// Open directories, the roots' pseudo directory first.
     dirs: Vec<OpenDir>,
+    /// Bytes of the source that were dealt with, for the progress.
+    progress: u64,
     /// What goes into the snapshot.
     pub result: Assembled,
 }
@@ -96,7 +100,9 @@ impl<'c> Assembler<'c> {
             observer,
             joiner: Joiner::default(),
             large: None,
+            linked: HashMap::new(),
             dirs: vec![roots],
+            progress: 0,
             result: Assembled::default(),
         }
     }
@@ -105,18 +111,16 @@ impl<'c> Assembler<'c> {
     pub fn apply(&mut self, batch: Vec<Done>) -> Result<()> {
         let batch = self.join(batch);
         let known = self.nodes.frames.known(chunk_ids(&batch))?;
-        let (files, read) = (self.files_seen(), self.result.stats.bytes_read);
+        let (files, progress) = (self.files_seen(), self.progress);
         for done in batch {
             match done {
-                Done::Step(step) => self.step(step, &known)?,
+                Done::Step(step) => self.step(step)?,
                 Done::File(file) => self.file(*file, &known)?,
                 Done::Piece(piece) => self.piece(piece, &known)?,
             }
         }
-        self.observer.event(Event::Advance {
-            bytes: self.result.stats.bytes_read - read,
-            files: self.files_seen() - files,
-        });
+        self.observer
+            .event(Event::Advance { bytes: self.progress - progress, files: self.files_seen() - files });
         self.nodes.frames.index_published()
     }
 
@@ -145,7 +149,7 @@ impl<'c> Assembler<'c> {
         joined
     }
 
-    fn step(&mut self, step: Step, known: &HashSet<ChunkId>) -> Result<()> {
+    fn step(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Enter(entry) => {
                 self.dirs.push(OpenDir::new(Some(entry), self.nodes.keys.ids(Kind::Tree)));
@@ -160,7 +164,11 @@ impl<'c> Assembler<'c> {
                 self.nodes.known.extend(ids);
                 Ok(())
             }
-            Step::Ready(entry, change) => self.complete(entry, change),
+            Step::Ready(entry, change) => {
+                self.progress += entry.size();
+                self.complete(entry, change)
+            }
+            Step::Again(place, entry, change) => self.again(place, entry, change),
             Step::Begin(place, entry, change) => {
                 let map = map::Builder::default();
                 self.large = Some(Large { place, entry, change, map, failed: None });
@@ -176,10 +184,31 @@ impl<'c> Assembler<'c> {
                 self.result.stats.bytes_files_deleted += bytes;
                 Ok(())
             }
-            Step::Read(_) | Step::Piece(_) => {
-                let _ = known;
-                Err(Error::Internal("a step was not read"))
+            Step::Read(_) | Step::Piece(_) => Err(Error::Internal("a step was not read")),
+        }
+    }
+
+    /// One more name of a file that was read, unless reading it failed.
+    fn again(&mut self, place: Place, mut entry: Entry, change: Change) -> Result<()> {
+        let key = entry.links.map(|links| (links.device, entry.inode));
+        match key.and_then(|key| self.linked.get(&key)) {
+            Some((payload, xattrs)) => {
+                (entry.payload, entry.xattrs) = (payload.clone(), xattrs.clone());
+                self.complete(entry, change)
             }
+            None => {
+                self.missing(&place, "it could not be read under another of its names".into());
+                Ok(())
+            }
+        }
+    }
+
+    fn remember_linked(&mut self, entry: &Entry) {
+        if let Some(links) = entry.links
+            && self.linked.len() < LINKED_MAX
+        {
+            let content = (entry.payload.clone(), entry.xattrs.clone());
+            self.linked.insert((links.device, entry.inode), content);
         }
     }
 
@@ -189,6 +218,7 @@ impl<'c> Assembler<'c> {
         self.chunks(Stream::Files, &piece, known, &mut builder)?;
         let map = builder.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         entry.payload = Payload::File(map);
+        self.remember_linked(&entry);
         if unstable {
             self.problem(&place, "it changed while it was read".into());
         }
@@ -234,6 +264,7 @@ impl<'c> Assembler<'c> {
             Payload::Stream(_) => Payload::Stream(map),
             _ => Payload::File(map),
         };
+        self.remember_linked(&entry);
         if end.before.as_ref().is_some_and(changed_since) {
             self.problem(&place, "it changed while it was read".into());
         }
@@ -269,6 +300,7 @@ impl<'c> Assembler<'c> {
                 }
                 Part::Open { .. } => return Err(Error::Internal("a piece was not joined")),
             };
+            self.progress += extent.len();
             map.push(extent, &mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         }
         Ok(())

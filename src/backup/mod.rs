@@ -22,6 +22,7 @@ mod stream;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
@@ -38,6 +39,7 @@ use crate::repo::catalog::Catalog;
 use crate::repo::nodes::Entries;
 use crate::repo::snapshots::Snapshots;
 use crate::source::exclude::{ExcludeOptions, Excludes};
+use crate::source::extents::device_len;
 use crate::text::escape;
 
 pub use scan::ScanOptions;
@@ -114,7 +116,7 @@ pub fn run(
     let roots = plan_roots(catalog, options, &snapshots, observer)?;
     let paths: Vec<PathBuf> = roots.iter().filter_map(RootPlan::path).collect();
     let excludes = Excludes::new(&options.excludes, &paths)?;
-    observer.event(Event::Phase { name: "backing up", bytes: None });
+    observer.event(Event::Phase { name: "backing up", bytes: expected_bytes(&roots) });
     let finished = pipeline::run(repo, catalog, options, &excludes, roots, observer, stop)?;
 
     let assembled = finished.assembled;
@@ -224,6 +226,24 @@ fn parent_entry(
         }
     }
     Ok(None)
+}
+
+/// About how much there is to go through, as far as that is known: files and devices have a
+/// length, directories are probably as large as they were.
+fn expected_bytes(roots: &[RootPlan]) -> Option<u64> {
+    let of_root = |root: &RootPlan| match (&root.source, &root.before) {
+        (Source::Path(path), _) if has_length(path) => {
+            std::fs::File::open(path).ok().and_then(|file| device_len(&file).ok())
+        }
+        (_, Some(before)) => Some(before.dir().map_or(before.size(), |dir| dir.bytes)),
+        (_, None) => None,
+    };
+    roots.iter().map(of_root).sum()
+}
+
+/// Opening anything else may wait, or do something.
+fn has_length(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() || found.file_type().is_block_device())
 }
 
 fn warn_about_future(snapshots: &Snapshots, options: &BackupOptions, observer: &dyn Observer) {

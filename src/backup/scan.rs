@@ -1,6 +1,7 @@
 //! The scan: what there is, what of it changed since the parent, and so what has to be read.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat, fstat};
 
 use super::read::{is_sparse, open, same};
-use super::step::{Change, FileToRead, Folder, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step};
+use super::step::{
+    Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
+};
 use crate::error::{Error, IoContext, Result};
 use crate::format::map::Map;
 use crate::format::tree::{Dir, Entry, Payload};
@@ -52,6 +55,8 @@ pub struct Scan<'a> {
     out: Input<Vec<Step>, Vec<Done>>,
     batch: Vec<Step>,
     batch_bytes: u64,
+    /// Device and inode of files with several names that were sent to be read.
+    linked: HashSet<(u64, u64)>,
 }
 
 /// The entries that the parent had in a directory, the next one taken out.
@@ -70,7 +75,17 @@ impl<'a> Scan<'a> {
         stop: &'a Stop,
         out: Input<Vec<Step>, Vec<Done>>,
     ) -> Self {
-        Self { options, catalog, owners, observer, stop, out, batch: Vec::new(), batch_bytes: 0 }
+        Self {
+            options,
+            catalog,
+            owners,
+            observer,
+            stop,
+            out,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            linked: HashSet::new(),
+        }
     }
 
     /// Hands over what is left.
@@ -274,11 +289,28 @@ impl<'a> Scan<'a> {
             return self.send(Step::Ready(before, Change::Unchanged));
         }
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if self.went_by(stat) => {
+                let payload = Payload::File(Map::default());
+                let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
+                self.send(Step::Again(place, entry, change))
+            }
             FileType::RegularFile if stat.st_size as u64 > PIECE_LEN => self.large(place, name, change),
             FileType::RegularFile => self.send(Step::Read(FileToRead { place, name, stat: *stat, change })),
             FileType::BlockDevice if self.options.read_devices => self.device(place, name, stat, change),
             _ => self.node(place, name, stat, change),
         }
+    }
+
+    /// Whether the file was read under another of its names; if not, it will have been.
+    fn went_by(&mut self, stat: &Stat) -> bool {
+        let key = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink < 2 || self.linked.contains(&key) {
+            return stat.st_nlink > 1;
+        }
+        if self.linked.len() < LINKED_MAX {
+            self.linked.insert(key);
+        }
+        false
     }
 
     /// Whether all chunks that the parent's entry needs are there. That is taken for granted

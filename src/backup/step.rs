@@ -15,6 +15,10 @@ use crate::source::path_of;
 /// Files up to this length are read at once, longer ones in pieces of it.
 pub const PIECE_LEN: u64 = 2 << 20;
 
+/// Files with several names that are remembered, so that they are read once; others are read
+/// again under each name.
+pub const LINKED_MAX: usize = 256 << 10;
+
 /// How an entry compares with the parent snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -118,6 +122,8 @@ pub enum Step {
     Ready(Entry, Change),
     /// A file to be read at once.
     Read(FileToRead),
+    /// One more name of a file that went by already under another: it is not read again.
+    Again(Place, Entry, Change),
     /// A large file, volume or stream begins.
     Begin(Place, Entry, Change),
     /// A stretch of it.

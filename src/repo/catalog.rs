@@ -3,6 +3,7 @@
 //! One value for all threads; the index and the caches are behind locks.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
@@ -29,6 +30,7 @@ const NODES_MAX: usize = 24 << 20;
 pub struct Catalog {
     reader: PackReader,
     index: Mutex<Index>,
+    index_folder: PathBuf,
     packs: Mutex<Bounded<PackId, OpenPack>>,
     nodes: Mutex<NodeCache>,
     /// Whether chunks that some snapshot needs may be gone, so that nothing may be assumed.
@@ -37,10 +39,11 @@ pub struct Catalog {
 
 impl Catalog {
     /// Over an index that knows just the packs of the store.
-    pub fn new(reader: PackReader, index: Index, losses: bool) -> Result<Self> {
+    pub fn new(reader: PackReader, index: Index, index_folder: PathBuf, losses: bool) -> Result<Self> {
         Ok(Self {
             reader,
             index: Mutex::new(index),
+            index_folder,
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
             nodes: Mutex::new(NodeCache::new()?),
             losses,
@@ -79,7 +82,10 @@ impl Catalog {
                 ids,
             })
             .collect();
-        self.index()?.add_packs(&packs)
+        let mut index = self.index()?;
+        index.add_packs(&packs)?;
+        // A merge that is put off for lack of room, or done by another, is no failure.
+        index.merge_if_due(free_bytes(&self.index_folder)).map(drop)
     }
 
     /// The store that the packs are in.
@@ -139,6 +145,11 @@ impl Catalog {
         let bytes = nodes.get(id).ok_or_else(|| Error::missing(format!("{word} {id}")))?;
         Ok(use_it(bytes))
     }
+}
+
+/// What the file system of a folder has left; 0 if it does not say.
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {

@@ -25,7 +25,8 @@ impl Repo {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
         let (mut index, fresh) = self.open_index(observer)?;
         let losses = Update { repo: self, reader: &reader, observer, stop }.run(&mut index, fresh)?;
-        Catalog::new(reader, index, losses)
+        let folder = self.index_path()?.parent().map(Path::to_path_buf).unwrap_or_default();
+        Catalog::new(reader, index, folder, losses)
     }
 
     /// Makes the index anew from the packs alone.

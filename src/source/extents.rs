@@ -96,7 +96,7 @@ impl Iterator for Spans<'_> {
     }
 }
 
-/// The length of a block device, as the kernel says.
+/// The length of a file or block device, as the kernel says.
 pub fn device_len(device: &File) -> std::io::Result<u64> {
     Ok(seek(device, SeekFrom::End(0))?)
 }

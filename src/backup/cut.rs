@@ -28,7 +28,8 @@ pub enum Part {
     Zero(u64),
     /// So many bytes that were not allocated.
     Hole(u64),
-    /// From here to the end of the piece no cut is certain yet; always the last part.
+    /// From here to the end of the piece, maybe nothing, no cut is certain yet; the run goes on
+    /// in the next piece. Always the last part.
     Open {
         /// Where it begins.
         start: usize,
@@ -125,7 +126,9 @@ impl Cutter<'_> {
                 parts.push(Part::Chunk { id, start: range.start + at, len });
                 at += len;
             }
-            if at < stretch.end {
+            // Open even where a cut falls on the piece's end: the run goes on, and cuts before
+            // this one must not take it for the run's end.
+            if !run_ends {
                 parts.push(Part::Open { start: range.start + at });
                 at = stretch.end;
             }
@@ -326,6 +329,24 @@ mod tests {
             described(&joiner.finish(&cutter), &mut joined);
             prop_assert_eq!(joined, whole);
         }
+    }
+
+    #[test]
+    fn a_cut_at_the_end_of_a_piece_does_not_end_the_run() {
+        // One repeated byte is cut at the maximum, so the second piece is one chunk on its own.
+        let bytes = content(&[(0, 4096), (1, 126_977)], 0);
+        let chunker = Chunker::new(Params::parse("fastcdc:4K,16K,64K").unwrap(), &[1; 32]);
+        let cutter = Cutter { chunker: &chunker, key: &KEY };
+        let mut joiner = Joiner::default();
+        let mut joined = Vec::new();
+        for (number, body) in bytes.chunks(65_536).enumerate() {
+            let at = number as u64 * 65_536;
+            let piece = cutter.cut(body.to_vec(), at, at + 65_536 < bytes.len() as u64);
+            described(&joiner.join(&cutter, piece, at), &mut joined);
+        }
+        described(&joiner.finish(&cutter), &mut joined);
+        let lens: Vec<u64> = joined.iter().map(|(_, len)| *len).collect();
+        assert_eq!(lens, [4096, 65_536, 61_441]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Going through a tree: what becomes of each entry, in which order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ const SMALL_MAX: u64 = 2 << 20;
 /// Restores what is below a directory into `root`, and the directory's own metadata.
 pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> Result<Restored> {
     let mut tree = TreeRestore::new(context, Arc::clone(&root))?;
+    root.make_writable();
     let mut place = Place { dir: Some(root), path: Vec::new(), names: Vec::new() };
     tree.dir(entry, &mut place)?;
     tree.flush()?;
@@ -99,6 +100,8 @@ struct TreeRestore<'a> {
     /// Hard links to be made once the window is written.
     links: Vec<Link>,
     first_names: HashMap<(u64, u64), FirstName>,
+    /// Files with several names that are written in place, by file system and inode.
+    in_place: HashSet<(u64, u64)>,
     restored: Restored,
 }
 
@@ -112,6 +115,7 @@ impl<'a> TreeRestore<'a> {
             left: Vec::new(),
             links: Vec::new(),
             first_names: HashMap::new(),
+            in_place: HashSet::new(),
             restored: Restored::default(),
         })
     }
@@ -245,7 +249,9 @@ impl<'a> TreeRestore<'a> {
             }
             parent.remove(&entry.name)?;
         }
-        Ok(Arc::new(parent.mkdir(&entry.name)?))
+        let dir = parent.mkdir(&entry.name)?;
+        dir.make_writable();
+        Ok(Arc::new(dir))
     }
 
     /// Anything but a directory.
@@ -288,7 +294,7 @@ impl<'a> TreeRestore<'a> {
     }
 
     /// What becomes of what has the name; `None` if it stays.
-    fn existing(&self, dir: &TargetDir, entry: &Entry) -> Result<Option<Existing>> {
+    fn existing(&mut self, dir: &TargetDir, entry: &Entry) -> Result<Option<Existing>> {
         if dir.was_created() {
             return Ok(Some(Existing::Refuse));
         }
@@ -300,7 +306,15 @@ impl<'a> TreeRestore<'a> {
             dir.remove(&entry.name)?;
             return Ok(Some(Existing::Refuse));
         }
-        Ok(Some(if self.context.options.in_place { Existing::InPlace } else { Existing::Replace }))
+        let in_place = self.context.options.in_place && self.is_alone(entry, &found);
+        Ok(Some(if in_place { Existing::InPlace } else { Existing::Replace }))
+    }
+
+    /// Whether what is written to a file shows under no name that is another file's in the
+    /// snapshot, as far as its number of names tells.
+    fn is_alone(&mut self, entry: &Entry, found: &Found) -> bool {
+        let names = entry.links.map_or(1, |links| links.count);
+        found.links == 1 || (found.links <= names && self.in_place.insert((found.device, found.inode)))
     }
 
     fn replaces(&self, entry: &Entry, found: &Found) -> bool {

@@ -228,8 +228,9 @@ fn open_in_place(dir: &TargetDir, name: &[u8]) -> Result<Option<OwnedFd>> {
     }
     match open_existing(dir, checked(name)?) {
         Ok(fd) => Ok(is_file(&fd).at("look at", dir.path_of(name))?.then_some(fd)),
-        // It became something else, or is a program that runs: it can be replaced, not written.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::TXTBSY) => Ok(None),
+        // It became something else, is a program that runs, or is read-only even for its owner: it
+        // can be replaced, not written.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::TXTBSY | Errno::ACCESS) => Ok(None),
         Err(e) => Err(e).at("open for writing", dir.path_of(name)),
     }
 }

@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, open, openat, statat, syncfs};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, statat, syncfs,
+};
 use rustix::io::Errno;
 
 use super::remove;
@@ -64,6 +66,8 @@ pub struct Found {
     pub device: u64,
     /// Its inode there.
     pub inode: u64,
+    /// How many names it has.
+    pub links: u64,
 }
 
 impl Found {
@@ -74,8 +78,14 @@ impl Found {
             modified: Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
             device: stat.st_dev,
             inode: stat.st_ino,
+            links: links(stat),
         }
     }
+}
+
+#[allow(clippy::unnecessary_cast)]
+fn links(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 /// An open directory. Made ones are private to their owner until they get their metadata.
@@ -145,6 +155,16 @@ impl TargetDir {
             Ok(fd) => Ok(Self { fd, path, created: false }),
             Err(Errno::NOTDIR | Errno::LOOP) => Err(no_directory(&path)),
             Err(e) => Err(e).at("open", path),
+        }
+    }
+
+    /// Lets its owner write to a directory that was read-only. It gets its own permissions when all
+    /// is restored; where this is not allowed, what needs it says so.
+    pub fn make_writable(&self) {
+        let Ok(stat) = fstat(&self.fd) else { return };
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if !mode.contains(Mode::RWXU) {
+            let _ = fchmod(&self.fd, mode | Mode::RWXU);
         }
     }
 

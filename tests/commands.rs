@@ -1,0 +1,315 @@
+//! Commands, their options and exit codes, as scripts see them.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use support::make::{bytes, tree};
+use support::tree::{assert_same, read};
+use support::{Varv, args};
+
+#[test]
+fn without_a_repository() {
+    let varv = Varv::without_repository();
+    let source = varv.dir("source");
+    for words in [args!["snapshots"], args!["backup", &source], args!["restore", &source, varv.path("t")]] {
+        varv.ends(10, words).says(&["no varv repository", "varv init"]);
+    }
+    fs::create_dir(&varv.repository).unwrap();
+    varv.ends(10, args!["snapshots"]);
+    assert_eq!(fs::read_dir(&varv.repository).unwrap().count(), 0, "a wrong name must not be written to");
+    let mut command = varv.command(args!["snapshots"]);
+    command.env_remove("VARV_REPOSITORY");
+    assert_eq!(command.output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn init_makes_one_repository() {
+    let varv = Varv::without_repository();
+    varv.ends(2, args!["init"]).says(&["--encryption"]);
+    assert!(!varv.repository.exists());
+    let made = varv.json(args!["init", "--encryption", "none"]);
+    assert_eq!(made["encrypted"], false);
+    assert_ne!(varv.run(args!["init", "--encryption", "none"]).code, Some(0));
+    let full = varv.dir("full");
+    fs::write(full.join("file"), "x").unwrap();
+    assert_ne!(varv.run(args!["init", "-r", &full, "--encryption", "none"]).code, Some(0));
+    assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+}
+
+#[test]
+fn key_files() {
+    let varv = Varv::without_repository();
+    let (key, source) = (varv.path("key"), varv.dir("source"));
+    tree(&source, 1);
+    varv.ends(2, args!["init", "--encryption", "key-file"]).says(&["--key-file"]);
+    varv.ok(args!["init", "--key-file", &key]);
+    varv.backup(args!["--key-file", &key, &source]);
+    varv.ends(12, args!["snapshots"]);
+    let target = varv.path("target");
+    varv.restore(args!["--key-file", &key, &source, &target]);
+    assert_same(&source, &target);
+}
+
+#[test]
+fn wrong_usage() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let wrong: &[&[std::ffi::OsString]] = &[
+        args![],
+        args!["frobnicate"],
+        args!["backup"],
+        args!["backup", "--no-such-option", &source],
+        args!["backup", "--tier", "lukewarm", &source],
+        args!["backup", "--time", "yesterday-ish", &source],
+        args!["backup", "--stdin", "/a/path"],
+        args!["backup", "--from-command", "name"],
+        args!["backup", "--", "ls"],
+        args!["backup", "--exclude-larger-than", "many", &source],
+        args!["restore", &source],
+        args!["restore", "--overwrite", "sometimes", &source, "t"],
+        args!["restore", "--sparse", "maybe", &source, "t"],
+        args!["--lock-wait", "a while", "snapshots"],
+        args!["restore", "--snapshot", "ab", &source, "t"],
+    ];
+    for words in wrong {
+        varv.ends(2, words);
+    }
+    assert_eq!(varv.snapshots(), [] as [serde_json::Value; 0]);
+}
+
+#[test]
+fn missing_sources() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    let gone = varv.path("gone");
+    varv.ends(1, args!["backup", &gone]).says(&["gone"]);
+    assert!(varv.snapshots().is_empty());
+    let done = varv.ends(3, args!["backup", "--json", &gone, &source]);
+    assert_eq!(done.json()["missing"][0], gone.to_str().unwrap());
+    assert_eq!(varv.snapshots().len(), 1);
+    symlink("nowhere", &gone).unwrap();
+    varv.ends(1, args!["backup", &gone]);
+}
+
+#[test]
+fn nothing_to_restore() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    varv.ends(1, args!["restore", &source, varv.path("t")]).says(&["no snapshot"]);
+    varv.backup(args![&source]);
+    varv.ends(1, args!["restore", "--snapshot", "0123456789", &source, varv.path("t")]);
+    varv.ends(1, args!["dump", "stream"]);
+    varv.ends(2, args!["dump", &source]);
+    assert!(!varv.path("t").exists());
+}
+
+#[test]
+fn targets_that_are_taken() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    varv.backup(args![&source]);
+    let (dir, file) = (varv.dir("dir"), varv.path("file"));
+    fs::write(dir.join("mine"), "mine").unwrap();
+    fs::write(&file, "mine").unwrap();
+    varv.ends(2, args!["restore", &source, &dir]).says(&["not empty", "--overwrite"]);
+    varv.ends(2, args!["restore", &source, &file]);
+    varv.ends(2, args!["restore", source.join("one"), &file]).says(&["exists", "--overwrite"]);
+    varv.ends(2, args!["restore", source.join("one"), &dir]).says(&["did you mean", "dir/one"]);
+    varv.ends(2, args!["restore", "--overwrite", "always", source.join("one"), &dir]);
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    // Parents are made, and an empty directory is free.
+    let (deep, empty) = (varv.path("a/b/c"), varv.dir("empty"));
+    for target in [&deep, &empty] {
+        varv.restore(args![&source, target]);
+        assert_same(&source, target);
+    }
+    let single = varv.path("d/e/one");
+    varv.restore(args![source.join("one"), &single]);
+    assert_eq!(fs::read(single).unwrap(), fs::read(source.join("one")).unwrap());
+}
+
+#[test]
+fn init_on_the_way() {
+    let varv = Varv::without_repository();
+    let source = varv.dir("source");
+    varv.ends(2, args!["backup", "--init", &source]).says(&["--encryption"]);
+    for _ in 0..2 {
+        varv.ok(args!["backup", "-q", "--init", "--encryption", "none", &source]);
+    }
+    assert_eq!(varv.snapshots().len(), 2);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    let before = varv.objects();
+    let counted = varv.backup(args!["--dry-run", &source]);
+    assert!(counted["snapshot"].is_null());
+    assert!(counted["bytes_new"].as_u64().unwrap() > 0);
+    assert_eq!(varv.objects(), before);
+    let real = varv.backup(args![&source]);
+    for same in ["files_new", "bytes_new", "bytes_source", "bytes_read", "chunks_new"] {
+        assert_eq!(counted[same], real[same], "{same}");
+    }
+    let target = varv.path("target");
+    let counted = varv.restore(args!["--dry-run", &source, &target]);
+    assert!(!target.exists());
+    let real = varv.restore(args![&source, &target]);
+    assert_eq!((&counted["files"], &counted["dirs"]), (&real["files"], &real["dirs"]));
+}
+
+#[test]
+fn a_dry_run_over_a_full_target_changes_nothing() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    varv.backup(args![&source]);
+    let target = varv.dir("target");
+    tree(&target, 2);
+    fs::write(target.join("mine"), "mine").unwrap();
+    let before = read(&target);
+    varv.restore(args!["--dry-run", "--overwrite", "always", "--delete", &source, &target]);
+    assert_eq!(before, read(&target));
+}
+
+#[test]
+fn tags_labels_and_hosts() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let file = source.join("file");
+    let backup = |content: &str, words: &[std::ffi::OsString]| {
+        fs::write(&file, content).unwrap();
+        varv.backup(&[words, args![&source]].concat());
+    };
+    backup("plain", args![]);
+    backup("tagged", args!["--tag", "a", "--tag", "b"]);
+    backup("labelled", args!["--label", "weekly"]);
+    backup("foreign", args!["--host", "elsewhere"]);
+    let count = |words: &[std::ffi::OsString]| {
+        varv.json(&[args!["snapshots"], words].concat()).as_array().unwrap().len()
+    };
+    assert_eq!(count(args![]), 4);
+    assert_eq!(count(args!["--tag", "b"]), 1);
+    assert_eq!(count(args!["--label", "weekly"]), 1);
+    assert_eq!(count(args!["--label", "default"]), 3);
+    assert_eq!(count(args!["--host", "elsewhere"]), 1);
+    // More than one history has the path: never a guess.
+    varv.ends(2, args!["dump", &file]).says(&["elsewhere", "weekly", "--snapshot"]);
+    assert_eq!(varv.ok(args!["dump", "--label", "weekly", &file]).stdout, b"labelled");
+    assert_eq!(varv.ok(args!["dump", "--host", "elsewhere", &file]).stdout, b"foreign");
+    assert_eq!(varv.ok(args!["dump", "--tag", "a", &file]).stdout, b"tagged");
+    let id = varv.snapshots()[0]["id"].as_str().unwrap().to_string();
+    assert_eq!(varv.ok(args!["dump", "--snapshot", &id[..8], &file]).stdout, b"plain");
+}
+
+#[test]
+fn excludes() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for name in [
+        "a.o",
+        "a.c",
+        "keep.o",
+        "build/x",
+        "src/build/y",
+        "cache/CACHEDIR.TAG",
+        "cache/z",
+        "nobackup/.no",
+        "nobackup/w",
+        "big",
+    ] {
+        let path = source.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, name).unwrap();
+    }
+    fs::write(source.join("cache/CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55\n").unwrap();
+    fs::write(source.join("big"), bytes(1, 20_000)).unwrap();
+    let patterns = varv.path("patterns");
+    fs::write(&patterns, "# a comment\n\n/build\n").unwrap();
+    let absolute = source.join("src/build");
+    let words = args![
+        "--exclude",
+        "*.o",
+        "--exclude",
+        "!keep.o",
+        "--exclude",
+        &absolute,
+        "--exclude",
+        "matches-nothing",
+        "--exclude-from",
+        &patterns,
+        "--exclude-caches",
+        "--exclude-if-present",
+        ".no",
+        "--exclude-larger-than",
+        "10K",
+        &source,
+    ];
+    let done = varv.ok(&[args!["backup"], &words[..]].concat());
+    done.says(&["matches-nothing"]);
+    let target = varv.path("target");
+    varv.restore(args![&source, &target]);
+    let left: Vec<String> =
+        read(&target).keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+    let expected =
+        ["", "/a.c", "/cache", "/cache/CACHEDIR.TAG", "/keep.o", "/nobackup", "/nobackup/.no", "/src"];
+    assert_eq!(left, expected);
+}
+
+#[test]
+fn the_repository_is_not_backed_up_into_itself() {
+    let varv = Varv::new();
+    let home = varv.repository.parent().unwrap().to_path_buf();
+    fs::write(home.join("file"), "x").unwrap();
+    for _ in 0..2 {
+        varv.backup(args![&home]);
+    }
+    let target = tempfile::tempdir().unwrap();
+    let target = target.path().join("t");
+    varv.restore(args![&home, &target]);
+    assert!(target.join("file").exists());
+    assert!(!target.join("repository/config").exists());
+}
+
+#[test]
+fn quiet_says_nothing() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    for words in [args!["-q", "backup", &source], args!["restore", &source, varv.path("t"), "-q"]] {
+        let done = varv.ok(words);
+        assert_eq!((done.stdout, done.stderr), (vec![], String::new()));
+    }
+    assert!(!varv.ok(args!["-q", "snapshots"]).stdout.is_empty());
+}
+
+#[test]
+fn a_failure_is_json_too() {
+    let varv = Varv::without_repository();
+    let done = varv.ends(10, args!["--json", "snapshots"]);
+    assert!(done.json()["error"].as_str().unwrap().contains("no varv repository"));
+    assert!(done.json()["hint"].as_str().unwrap().contains("varv init"));
+}
+
+#[test]
+fn times_of_snapshots() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let file = source.join("file");
+    for time in ["2026-03-01T12:00:00+02:00", "2026-01-01T00:00:00Z"] {
+        fs::write(&file, time).unwrap();
+        varv.ok(args!["backup", "-q", "--time", time, &source]);
+    }
+    let times: Vec<String> =
+        varv.snapshots().iter().map(|row| row["time"].as_str().unwrap().to_string()).collect();
+    assert_eq!(times, ["2026-01-01T00:00:00+00:00", "2026-03-01T12:00:00+02:00"]);
+    assert_eq!(varv.ok(args!["dump", &file]).stdout, b"2026-03-01T12:00:00+02:00");
+}

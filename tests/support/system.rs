@@ -1,0 +1,93 @@
+//! What only some systems and users have: root's rights, loop devices, mounts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// The user that has no rights.
+pub const NOBODY: u32 = 65534;
+
+/// Says why a test, or a part of one, is left out.
+pub fn skip<T>(why: &str) -> Option<T> {
+    eprintln!("skipped: {why}");
+    None
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+pub fn root_or_skip() -> Option<()> {
+    if is_root() { Some(()) } else { skip("needs root") }
+}
+
+/// Runs a program; false if it is missing or fails.
+pub fn run(program: &str, words: &[&str]) -> bool {
+    Command::new(program).args(words).output().is_ok_and(|output| output.status.success())
+}
+
+/// A loop device over an image in a folder of its own.
+pub struct Loop {
+    pub path: PathBuf,
+    image: PathBuf,
+    _dir: TempDir,
+}
+
+impl Loop {
+    /// `None` where there are none, which is said.
+    pub fn new(image: &[u8], sector: u32) -> Option<Self> {
+        root_or_skip()?;
+        let dir = tempfile::tempdir().unwrap();
+        let image_path = dir.path().join("image");
+        fs::write(&image_path, image).unwrap();
+        let output = Command::new("losetup")
+            .args(["--find", "--show", "--sector-size", &sector.to_string()])
+            .arg(&image_path)
+            .output();
+        match output {
+            Ok(output) if output.status.success() => {
+                let path = String::from_utf8(output.stdout).unwrap().trim().into();
+                Some(Self { path, image: image_path, _dir: dir })
+            }
+            _ => skip("no loop devices"),
+        }
+    }
+
+    /// What is on the device.
+    pub fn content(&self) -> Vec<u8> {
+        fs::read(&self.image).unwrap()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run("losetup", &["--detach", self.path.to_str().unwrap()]);
+    }
+}
+
+/// Something mounted, until it is dropped.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    pub fn new(words: &[&str], point: &Path) -> Option<Self> {
+        root_or_skip()?;
+        let point_word = point.to_str().unwrap();
+        match run("mount", &[words, &[point_word]].concat()) {
+            true => Some(Self(point.to_path_buf())),
+            false => skip("cannot mount"),
+        }
+    }
+
+    /// A file system in memory, of so many MiB.
+    pub fn tmpfs(mebibytes: u32, point: &Path) -> Option<Self> {
+        Self::new(&["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "none"], point)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        run("umount", &[self.0.to_str().unwrap()]);
+    }
+}

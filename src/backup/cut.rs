@@ -341,7 +341,7 @@ mod tests {
         let mut joined = Vec::new();
         for (number, body) in bytes.chunks(65_536).enumerate() {
             let at = number as u64 * 65_536;
-            let piece = cutter.cut(body.to_vec(), at, at + 65_536 < bytes.len() as u64);
+            let piece = cutter.cut(body.to_vec().into(), at, at + 65_536 < bytes.len() as u64);
             described(&joiner.join(&cutter, piece, at), &mut joined);
         }
         described(&joiner.finish(&cutter), &mut joined);

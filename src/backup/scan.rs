@@ -281,14 +281,18 @@ impl<'a> Scan<'a> {
     /// Anything but a directory.
     fn entry(&mut self, place: Place, name: Vec<u8>, stat: &Stat, before: Option<Entry>) -> Result<()> {
         let change = change_of(before.as_ref());
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // The parent may have its node only.
+        let is_volume = kind == FileType::BlockDevice && self.options.read_devices;
         if let Some(before) = before
             && !self.options.force_read
+            && !is_volume
             && metadata::unchanged(stat, &before)
             && self.is_whole(&before)
         {
             return self.send(Step::Ready(before, Change::Unchanged));
         }
-        match FileType::from_raw_mode(stat.st_mode) {
+        match kind {
             FileType::RegularFile if self.went_by(stat) => {
                 let payload = Payload::File(Map::default());
                 let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
@@ -296,7 +300,7 @@ impl<'a> Scan<'a> {
             }
             FileType::RegularFile if stat.st_size as u64 > PIECE_LEN => self.large(place, name, change),
             FileType::RegularFile => self.send(Step::Read(FileToRead { place, name, stat: *stat, change })),
-            FileType::BlockDevice if self.options.read_devices => self.device(place, name, stat, change),
+            FileType::BlockDevice if is_volume => self.device(place, name, stat, change),
             _ => self.node(place, name, stat, change),
         }
     }

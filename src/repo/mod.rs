@@ -90,7 +90,11 @@ pub struct Repo {
 impl Repo {
     /// Makes a repository in a new or empty folder.
     pub fn create(root: &Path, options: CreateOptions) -> Result<Config> {
-        let store = LocalStore::init(root)?;
+        Self::create_on(&LocalStore::init(root)?, options)
+    }
+
+    /// Makes a repository in an empty store.
+    pub fn create_on(store: &dyn Store, options: CreateOptions) -> Result<Config> {
         let encrypted = options.secret.is_some();
         let keys = Keys::generate(encrypted)?;
         let id = RepositoryId(random()?);
@@ -104,19 +108,24 @@ impl Repo {
             sizes: Sizes::default(),
             slots: vec![keys.wrap(&id, &options.slot, options.secret.as_ref())?],
         };
-        write_config(&store, &config, &keys)?;
+        write_config(store, &config, &keys)?;
         Ok(config)
     }
 
     /// Opens a repository.
     pub fn open(root: &Path, options: &OpenOptions) -> Result<Self> {
-        let store = LocalStore::open(root)?;
+        Self::open_on(Arc::new(LocalStore::open(root)?), root, options)
+    }
+
+    /// Opens a repository whose objects are in `store`; in `root` are only its locks and its
+    /// index.
+    pub fn open_on(store: Arc<dyn Store>, root: &Path, options: &OpenOptions) -> Result<Self> {
         // Without a configuration nothing may be locked, or a folder of locks would be left in
         // whatever was named by mistake.
-        read_config(&store, root)?;
+        read_config(&*store, root)?;
         let lock_mode = lock::mode_for(root)?;
         let lock = take_lock(root, lock_mode, options)?;
-        let (signed, mut notices) = read_config(&store, root)?;
+        let (signed, mut notices) = read_config(&*store, root)?;
         let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
         let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
         if !signed.is_authentic(&keys.config_mac()) {
@@ -127,7 +136,7 @@ impl Repo {
         }
         Ok(Self {
             root: root.to_path_buf(),
-            store: Arc::new(store),
+            store,
             config: signed.config,
             id,
             keys,

@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 
 use crate::error::{Error, Result};
 use crate::format::config::Sizes;
-use crate::format::pack::Kind;
+use crate::format::pack::{FRAME_RAW_MAX, Kind};
 use crate::id::ChunkId;
 use crate::ordered::Input;
 use crate::repo::catalog::Catalog;
@@ -124,6 +124,9 @@ impl<'c> Frames<'c> {
 
     /// Takes a chunk that is new.
     pub fn take(&mut self, stream: Stream, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > FRAME_RAW_MAX as usize {
+            return Err(Error::Internal("a chunk is longer than any frame"));
+        }
         let frame_len = stream.frame_len(&self.sizes);
         let open = &mut self.open[stream as usize];
         if open.as_ref().is_some_and(|frame| frame.raw.len() + bytes.len() > frame_len) {

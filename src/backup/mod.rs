@@ -145,6 +145,7 @@ pub fn run(
     let id = match options.dry_run {
         true => None,
         false => {
+            check_all_there(repo, catalog)?;
             check_reused(repo, catalog, &finished.reused)?;
             repo.still_locked()?;
             Some(repo.publish_snapshot(&snapshot)?)
@@ -258,6 +259,16 @@ fn warn_about_future(snapshots: &Snapshots, options: &BackupOptions, observer: &
             newest.snapshot.time
         );
         observer.event(Event::Notice(text));
+    }
+}
+
+/// Unchanged files rely on packs that nobody looked at: none may have gone since the start.
+fn check_all_there(repo: &Repo, catalog: &Catalog) -> Result<()> {
+    let packs = repo.list_packs()?;
+    let index = catalog.index()?;
+    match index.packs().iter().find(|pack| packs.get(&pack.id) != Some(&pack.len)) {
+        Some(gone) => Err(Error::missing(format!("pack {}", gone.id))),
+        None => Ok(()),
     }
 }
 

@@ -320,7 +320,7 @@ impl<'a> Scan<'a> {
     /// Whether all chunks that the parent's entry needs are there. That is taken for granted
     /// unless something is known to be lost.
     fn is_whole(&self, entry: &Entry) -> bool {
-        let Some(map) = entry.map().filter(|_| self.catalog.has_losses()) else { return true };
+        let Some(map) = entry.map().filter(|_| self.catalog.is_in_doubt()) else { return true };
         let mut ids = Vec::new();
         let walked = for_each_chunk_of_map(self.catalog, map, &mut |_, id| {
             ids.push(id);

@@ -18,7 +18,7 @@ use crate::backup::{self, BackupOptions, ScanOptions, Source};
 use crate::error::{Error, Result};
 use crate::format::config::Tier;
 use crate::format::snapshot::Stats;
-use crate::repo::Intent;
+use crate::repo::{Intent, layout};
 use crate::source::exclude::ExcludeOptions;
 use crate::source::walk::raise_file_limit;
 use crate::text::{format_size, parse_size};
@@ -115,7 +115,7 @@ impl Backup {
         observer.finish();
         catalog.close()?;
         for pattern in &outcome.unused_patterns {
-            output::notice(&format!("the pattern '{pattern}' matched nothing"));
+            global.notice(&format!("the pattern '{pattern}' matched nothing"));
         }
         report(&outcome, global);
         Ok(if outcome.stats.errors > 0 { Exit::Incomplete } else { Exit::Done })
@@ -144,11 +144,10 @@ impl Backup {
 
     fn make_if_missing(&self, global: &Global) -> Result<()> {
         let root = global.repository()?;
-        let is_empty = || std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
-        if !root.exists() || is_empty() {
-            self.init_options.create(global)?;
+        match layout::CONFIGS.iter().any(|name| root.join(name).exists()) {
+            true => Ok(()),
+            false => self.init_options.create(global).map(drop),
         }
-        Ok(())
     }
 
     fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {

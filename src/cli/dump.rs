@@ -7,11 +7,11 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::Outcome;
 use super::error::Exit;
 use super::global::Global;
 use super::select::SnapshotChoice;
 use super::signals::STOP;
-use super::{Outcome, output};
 use crate::error::Error;
 use crate::history::resolve::resolve;
 use crate::repo::Intent;
@@ -40,7 +40,7 @@ impl Dump {
         let catalog = repo.catalog(&observer, &STOP)?;
         let resolved = resolve(&repo, &catalog, &self.choice.selection(), Some(self.path.as_bytes()))?;
         for notice in &resolved.notices {
-            output::notice(notice);
+            global.notice(notice);
         }
         let entry = resolved.entry.ok_or(Error::Internal("a path without an entry"))?;
         let path = Path::new(&self.path);

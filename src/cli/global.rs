@@ -65,29 +65,51 @@ impl Global {
     pub fn open_with(&self, secret: Option<&Secret>, intent: Intent) -> Result<Repo> {
         let root = self.repository()?;
         let cache_dir = self.cache_dir();
-        let command: Vec<String> =
-            std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         let repo = Repo::open(
             root,
             &OpenOptions {
                 secret,
                 intent,
                 lock_wait: self.lock_wait,
-                command: &command.join(" "),
+                command: &own_command(),
                 cache_dir: cache_dir.as_deref(),
                 stop: &STOP,
             },
         )?;
         for notice in repo.notices() {
-            super::output::notice(notice);
+            self.notice(notice);
         }
         Ok(repo)
+    }
+
+    /// Tells the user something beside the result, unless that is unwanted.
+    pub fn notice(&self, text: &str) {
+        if !self.quiet {
+            super::output::notice(text);
+        }
     }
 
     /// What listens to operations.
     pub fn observer(&self) -> Progress {
         Progress::new(self.quiet || self.json || self.no_progress, self.quiet)
     }
+}
+
+/// The command as others see it in the lock: without what opens the repository.
+fn own_command() -> String {
+    const SECRETS: [&str; 2] = ["--passphrase-command", "--recovery-code"];
+    let mut words = Vec::new();
+    let mut hide = false;
+    for word in std::env::args_os().map(|word| word.to_string_lossy().into_owned()) {
+        let option = word.split('=').next().unwrap_or_default();
+        match (hide, SECRETS.contains(&option)) {
+            (true, _) => words.push("…".to_string()),
+            (false, true) => words.push(option.to_string()),
+            (false, false) => words.push(word.clone()),
+        }
+        hide = SECRETS.contains(&word.as_str());
+    }
+    words.join(" ")
 }
 
 /// A length of time such as `90s`, `10m`, `2h`.

@@ -99,7 +99,7 @@ impl Restore {
         let catalog = repo.catalog(&observer, &STOP)?;
         let resolved = resolve(&repo, &catalog, &self.choice.selection(), Some(self.path.as_bytes()))?;
         for notice in &resolved.notices {
-            output::notice(notice);
+            global.notice(notice);
         }
         let entry = resolved.entry.ok_or(Error::Internal("a path without an entry"))?;
         for range in &resolved.listed.snapshot.unreadable {
@@ -168,7 +168,7 @@ struct Report<'a> {
 
 fn report(restored: &Restored, snapshot: &str, dry_run: bool, global: &Global) {
     for missed in &restored.missed {
-        output::notice(&missed.to_string());
+        global.notice(&missed.to_string());
     }
     if global.json {
         return output::json(&Report {

@@ -1,10 +1,11 @@
 //! The shape that maps and trees share: ordered entries in nodes that are cut by content.
 //!
 //! A leaf node ends where an entry says so, an inner node where a child's id says so, between
-//! [`NODE_ENTRIES_MIN`] and [`NODE_ENTRIES_MAX`] entries. What did not change between two nights
+//! [`NODE_ENTRIES_MIN`] and [`NODE_ENTRIES_MAX`] entries; a leaf also once its entries weigh
+//! [`NODE_WEIGHT_MAX`]. What did not change between two nights
 //! keeps its nodes, and so its ids, whatever happened before it.
 
-use super::{NODE_ENTRIES_MAX, NODE_ENTRIES_MIN, NODE_ENTRIES_MODULUS, NODE_LEVEL_MAX};
+use super::{NODE_ENTRIES_MAX, NODE_ENTRIES_MIN, NODE_ENTRIES_MODULUS, NODE_LEVEL_MAX, NODE_WEIGHT_MAX};
 use crate::id::ChunkId;
 
 /// An entry of a leaf, and how nodes are made of such entries.
@@ -14,6 +15,8 @@ pub trait Entry: Sized {
 
     /// Whether a node may end after this entry.
     fn ends_node(&self) -> bool;
+    /// The bytes that this entry takes at most, about: a node ends before it grows too long.
+    fn weight(&self) -> usize;
     /// A leaf's bytes.
     fn encode_leaf(entries: &[Self]) -> Vec<u8>;
     /// An inner node's bytes; its children are nodes of `level - 1`.
@@ -38,12 +41,13 @@ pub struct Root<C> {
 /// Builds the nodes over a sequence of entries, holding one open node a level.
 pub struct Builder<E: Entry> {
     leaf: Vec<E>,
+    weight: usize,
     inner: Vec<Vec<E::Child>>,
 }
 
 impl<E: Entry> Default for Builder<E> {
     fn default() -> Self {
-        Self { leaf: Vec::new(), inner: Vec::new() }
+        Self { leaf: Vec::new(), weight: 0, inner: Vec::new() }
     }
 }
 
@@ -60,14 +64,17 @@ impl<E: Entry> Builder<E> {
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>,
     ) -> Result<(), X> {
         let ends = entry.ends_node();
+        self.weight += entry.weight();
         self.leaf.push(entry);
-        if complete(self.leaf.len(), ends) { self.close_leaf(store) } else { Ok(()) }
+        let heavy = self.weight >= NODE_WEIGHT_MAX;
+        if heavy || complete(self.leaf.len(), ends) { self.close_leaf(store) } else { Ok(()) }
     }
 
     fn close_leaf<X>(&mut self, store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>) -> Result<(), X> {
         let id = store(E::encode_leaf(&self.leaf))?;
         let child = E::child_of_leaf(id, &self.leaf);
         self.leaf.clear();
+        self.weight = 0;
         self.push_child(0, child, store)
     }
 

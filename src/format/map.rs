@@ -94,6 +94,10 @@ impl hashtree::Entry for Extent {
         matches!(self, Extent::Data { id, .. } if hash_ends_node(&id.0))
     }
 
+    fn weight(&self) -> usize {
+        0
+    }
+
     fn encode_leaf(entries: &[Self]) -> Vec<u8> {
         let mut out = vec![0];
         put_extents(&mut out, entries);

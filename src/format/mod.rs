@@ -25,5 +25,8 @@ pub const NODE_ENTRIES_MIN: usize = 32;
 pub const NODE_ENTRIES_MAX: usize = 1024;
 /// A node ends, past the minimum, where an entry's hash is a multiple of this.
 pub const NODE_ENTRIES_MODULUS: u32 = 64;
+/// A leaf ends once its entries weigh so much, in bytes, about: names and attributes can be long,
+/// and a node has to fit into a frame.
+pub const NODE_WEIGHT_MAX: usize = 512 << 10;
 /// The deepest tree of nodes that is read: 32^9 entries fit into ten levels.
 pub const NODE_LEVEL_MAX: u8 = 10;

@@ -316,15 +316,22 @@ impl Trailer {
             return Err(Malformed("a frame's depth does not fit its bases"));
         }
         let slot = self.slots.len() as u32;
-        let chunks = reader.count(1)? as u32;
+        // Each chunk takes its length here and its id at the trailer's end.
+        let chunks = reader.count(1 + ChunkId::LEN)? as u32;
         let mut at = 0u32;
         for _ in 0..chunks {
             let len = reader.at_most((raw_len - at).into(), "a chunk reaches past its frame")? as u32;
+            if len == 0 {
+                return Err(Malformed("a chunk is empty"));
+            }
             self.slots.push(Slot { id: ChunkId([0; ChunkId::LEN]), frame: number, offset: at, len });
             at += len;
         }
-        if at != raw_len {
+        if at != raw_len || chunks == 0 {
             return Err(Malformed("a frame is longer than its chunks"));
+        }
+        if stored_len > raw_len + SEAL_LEN as u32 {
+            return Err(Malformed("a frame takes more than its chunks"));
         }
         Ok(Frame { offset, stored_len, raw_len, kind, codec, level, depth, bases, slot, chunks })
     }

@@ -29,7 +29,7 @@ use crate::id::{ChunkId, Hasher, Key, checksum};
 /// The longest name: NAME_MAX on Linux is 255, but roots are named by whole paths.
 pub const NAME_LEN_MAX: usize = 64 << 10;
 /// The most bytes that all attributes of one entry may take.
-pub const XATTRS_LEN_MAX: usize = 16 << 20;
+pub const XATTRS_LEN_MAX: usize = 4 << 20;
 
 /// What an entry is, with what only that kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,6 +241,12 @@ impl hashtree::Entry for Entry {
     fn ends_node(&self) -> bool {
         // By name alone: what happens to a file does not move the ends of nodes.
         hash_ends_node(&checksum::<4>(&[&self.name]))
+    }
+
+    fn weight(&self) -> usize {
+        let xattrs: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let target = if let Payload::Symlink(target) = &self.payload { target.len() } else { 0 };
+        self.name.len() + xattrs + target
     }
 
     fn encode_leaf(entries: &[Self]) -> Vec<u8> {

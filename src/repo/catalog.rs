@@ -34,19 +34,19 @@ pub struct Catalog {
     packs: Mutex<Bounded<PackId, OpenPack>>,
     nodes: Mutex<NodeCache>,
     /// Whether chunks that some snapshot needs may be gone, so that nothing may be assumed.
-    losses: bool,
+    in_doubt: bool,
 }
 
 impl Catalog {
     /// Over an index that knows just the packs of the store.
-    pub fn new(reader: PackReader, index: Index, index_folder: PathBuf, losses: bool) -> Result<Self> {
+    pub fn new(reader: PackReader, index: Index, index_folder: PathBuf) -> Result<Self> {
         Ok(Self {
             reader,
+            in_doubt: index.is_in_doubt(),
             index: Mutex::new(index),
             index_folder,
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
             nodes: Mutex::new(NodeCache::new()?),
-            losses,
         })
     }
 
@@ -56,8 +56,8 @@ impl Catalog {
     }
 
     /// Whether chunks that some snapshot needs may be gone.
-    pub fn has_losses(&self) -> bool {
-        self.losses
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// What reads packs.

@@ -153,7 +153,14 @@ impl Index {
     /// not told apart: the later wins, and what the other adds is lost to the index.
     pub fn create(path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
         let db = schema::create(path)?;
-        let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
+        let meta = Meta {
+            repository: *repository,
+            next_pack: 1,
+            next_ordinal: 0,
+            next_run: 1,
+            removals: 0,
+            doubts: 0,
+        };
         meta.insert(&db, key).during("be created")?;
         let mut index =
             Self { db, path: path.to_path_buf(), access: Access::ReadWrite, state: State::new(*key) };
@@ -201,6 +208,9 @@ impl Index {
 
     /// Forgets packs; their chunks are known no more, except where another pack has them too.
     pub fn remove_packs(&mut self, packs: &[PackId]) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
         let tx = write(&self.db)?;
         self.state.follow(&tx)?;
         let meta = Meta { removals: self.state.meta.removals + 1, ..self.state.meta };
@@ -209,6 +219,23 @@ impl Index {
         let gone: HashSet<PackId> = packs.iter().copied().collect();
         self.state.meta = meta;
         self.state.packs.retain(|pack| !gone.contains(&pack.id));
+        Ok(())
+    }
+
+    /// Whether chunks that snapshots need may be gone: packs vanished, or the index was made anew,
+    /// and nobody has looked since.
+    pub fn is_in_doubt(&self) -> bool {
+        self.state.meta.doubts > 0
+    }
+
+    /// Remembers that, or that somebody has looked and found all there.
+    pub fn set_doubt(&mut self, doubt: bool) -> Result<()> {
+        let tx = write(&self.db)?;
+        self.state.follow(&tx)?;
+        let meta = Meta { doubts: doubt.into(), ..self.state.meta };
+        meta.update(&tx, &self.state.key).during("be written")?;
+        tx.commit().during("commit")?;
+        self.state.meta = meta;
         Ok(())
     }
 
@@ -330,6 +357,7 @@ impl State {
             next_ordinal: 0,
             next_run: 0,
             removals: 0,
+            doubts: 0,
         };
         Self { key, meta, packs: Vec::new(), runs: Vec::new(), filters_max: 0, data_version: None }
     }

@@ -58,8 +58,11 @@ fn read_limited(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     use std::io::Read;
     let file = std::fs::File::open(path).at("open the key file", path)?;
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(KEY_FILE_MAX).read_to_end(&mut bytes).at("read the key file", path)?;
-    Ok(bytes)
+    file.take(KEY_FILE_MAX + 1).read_to_end(&mut bytes).at("read the key file", path)?;
+    match bytes.len() as u64 > KEY_FILE_MAX {
+        true => Err(Error::Refused(format!("{} is no key file: it is longer than 1 MiB", path.display()))),
+        false => Ok(bytes),
+    }
 }
 
 /// The content of a new key file.
@@ -195,7 +198,7 @@ fn wrong_key(slots: &[Slot], secret: Option<&Secret>) -> String {
 fn fits(kind: &SlotKind, secret: Option<&Secret>) -> bool {
     matches!(
         (kind, secret),
-        (SlotKind::Open, _)
+        (SlotKind::Open, None | Some(Secret::Passphrase(_)))
             | (SlotKind::Passphrase { .. }, Some(Secret::Passphrase(_)))
             | (SlotKind::KeyFile { .. }, Some(Secret::KeyFile(_)))
     )
@@ -348,10 +351,11 @@ fn code_value(c: u8) -> Option<u8> {
     CODE_DIGITS.iter().position(|digit| *digit == c).map(|value| value as u8)
 }
 
-/// Finds a wrong digit, and two that are swapped, in all cases: weights are odd and differ.
+/// Finds a wrong digit in all cases, since odd weights can be inverted modulo 32, and nearly all
+/// swapped ones.
 fn check_digit(number: usize, group: &[u8]) -> u8 {
     let sum: usize = group.iter().enumerate().map(|(i, d)| (2 * i + 3) * usize::from(*d)).sum();
-    ((sum + number * 7) % 31) as u8
+    ((sum + number * 7) % 32) as u8
 }
 
 fn base32(key: &Key) -> Vec<u8> {

@@ -108,7 +108,12 @@ impl Repo {
             sizes: Sizes::default(),
             slots: vec![keys.wrap(&id, &options.slot, options.secret.as_ref())?],
         };
-        write_config(store, &config, &keys)?;
+        let bytes = config.encode(&keys.config_mac());
+        for name in layout::CONFIGS {
+            // Of two that make the same repository at once, one finds the name taken.
+            store.put(name, &bytes)?;
+        }
+        store.barrier()?;
         Ok(config)
     }
 
@@ -126,9 +131,21 @@ impl Repo {
         let lock_mode = lock::mode_for(root)?;
         let lock = take_lock(root, lock_mode, options)?;
         let (signed, mut notices) = read_config(&*store, root)?;
+        if !signed.config.encrypted && matches!(options.secret, Some(Secret::KeyFile(_) | Secret::Master(_)))
+        {
+            return Err(Error::Refused(
+                "the repository is not encrypted, but a key was given: leave it away if that is right".into(),
+            ));
+        }
+        if !signed.config.encrypted && options.secret.is_some() {
+            notices.push("the repository is not encrypted; the passphrase is not used".into());
+        }
         let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
         let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
         if !signed.is_authentic(&keys.config_mac()) {
+            if matches!(options.secret, Some(Secret::Master(_))) {
+                return Err(Error::WrongKey("the recovery code is of another repository".into()));
+            }
             return Err(not_authentic(options.secret));
         }
         if lock.is_none() && options.intent == Intent::Read {

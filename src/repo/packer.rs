@@ -2,16 +2,21 @@
 
 use crate::codec::frame::Encoder;
 use crate::codec::seal::Seal;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::pack::{
     Class, Codec, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME,
-    Trailer, associated_data,
+    TRAILER_MAX, Trailer, associated_data,
 };
 use crate::id::{ChunkId, Hasher, PackId, RepositoryId};
 use crate::store::{Store, Upload};
 
 use super::keys::{Keys, random};
 use super::layout;
+
+/// What a chunk takes in a trailer: id and length.
+const SLOT_LEN: usize = 23;
+/// What a frame takes in a trailer, without bases.
+const FRAME_ENTRY_LEN: usize = 16;
 
 /// Consecutive new chunks, to be compressed together.
 pub struct RawFrame {
@@ -104,9 +109,10 @@ impl PackWriter {
         self.upload.write(bytes)
     }
 
-    /// Its length so far.
+    /// About its length if it were closed now.
     pub fn len(&self) -> u64 {
-        self.len
+        let table = self.trailer.slots.len() * SLOT_LEN + self.trailer.frames.len() * FRAME_ENTRY_LEN;
+        self.len + table as u64
     }
 
     /// Whether it has no frame yet.
@@ -145,6 +151,9 @@ impl PackWriter {
     /// Appends the trailer. The pack's name is known from here on.
     pub fn close(mut self) -> Result<ClosedPack> {
         let mut trailer = self.trailer.encode();
+        if trailer.len() + SEAL_LEN > TRAILER_MAX as usize {
+            return Err(Error::Internal("a pack's table of contents is too long"));
+        }
         let bound = associated_data(&self.repository, self.class, TRAILER_FRAME, 0, trailer.len() as u32);
         self.seal.seal(TRAILER_FRAME, &bound, &mut trailer)?;
         self.write(&trailer)?;

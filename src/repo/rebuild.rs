@@ -14,7 +14,7 @@ use super::catalog::Catalog;
 use super::index::{self, BATCH_CHUNKS, Index, NewPack, Opened};
 use super::lock::LockMode;
 use super::reader::{OpenPack, PackReader};
-use super::{Intent, Repo, cache_folder, cannot_write, layout};
+use super::{Intent, Repo, cache_folder, layout};
 use crate::error::{Error, IoContext, Result};
 use crate::id::{ChunkId, PackId};
 use crate::observe::{Event, Observer, Stop};
@@ -24,9 +24,9 @@ impl Repo {
     pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
         let (mut index, fresh) = self.open_index(observer)?;
-        let losses = Update { repo: self, reader: &reader, observer, stop }.run(&mut index, fresh)?;
+        Update { repo: self, reader: &reader, observer, stop }.run(&mut index, fresh)?;
         let folder = self.index_path()?.parent().map(Path::to_path_buf).unwrap_or_default();
-        Catalog::new(reader, index, folder, losses)
+        Catalog::new(reader, index, folder)
     }
 
     /// Makes the index anew from the packs alone.
@@ -147,8 +147,7 @@ struct Update<'a> {
 }
 
 impl Update<'_> {
-    /// Whether chunks that snapshots need may be gone.
-    fn run(&self, index: &mut Index, fresh: bool) -> Result<bool> {
+    fn run(&self, index: &mut Index, fresh: bool) -> Result<()> {
         let mut packs = self.repo.list_packs()?;
         let mut vanished = Vec::new();
         for record in index.packs() {
@@ -156,17 +155,24 @@ impl Update<'_> {
                 vanished.push(record.id);
             }
         }
-        let mut losses = fresh && !packs.is_empty();
+        // An index that was made anew does not know what was there before.
+        let mut doubt = fresh && !packs.is_empty();
         if !vanished.is_empty() {
             self.notice(format!(
                 "{} pack(s) are gone or have another length: run varv check",
                 vanished.len()
             ));
-            index.remove_packs(&vanished)?;
-            losses = true;
+            doubt = true;
         }
-        losses |= self.read_unknown(index, packs)?;
-        Ok(losses)
+        // Remembered first: a crash must not leave packs dropped and nobody suspicious.
+        if doubt {
+            index.set_doubt(true)?;
+        }
+        index.remove_packs(&vanished)?;
+        if self.read_unknown(index, packs)? {
+            index.set_doubt(true)?;
+        }
+        Ok(())
     }
 
     fn notice(&self, text: String) {
@@ -223,8 +229,5 @@ fn add(index: &mut Index, batch: &[(OpenPack, u64)]) -> Result<()> {
             ids,
         })
         .collect();
-    match index.add_packs(&packs) {
-        Err(e) if cannot_write(&e) => Err(e),
-        other => other,
-    }
+    index.add_packs(&packs)
 }

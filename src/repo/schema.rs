@@ -1,7 +1,7 @@
 //! The index's database: its tables, its version, how it is opened and what its errors mean.
 //!
 //! ```text
-//! meta      one row: which repository, and the counters, none of which ever goes back
+//! meta      one row: which repository, the counters, none of which ever goes back, and doubts
 //! packs     one row a pack; `run` is the run that holds its chunks
 //! runs      one row a run
 //! filters   the runs' filters, a piece a row; key: run << 24 | piece
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The version of the tables below; an index of any other is dropped and rebuilt.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// What the index is called in errors.
 pub const OBJECT: &str = "the index";
 
@@ -41,7 +41,7 @@ const APPLICATION_ID: u32 = u32::from_be_bytes(*b"varv");
 const TABLES: &str = "
     CREATE TABLE meta (
         repository BLOB NOT NULL, next_pack INTEGER NOT NULL, next_ordinal INTEGER NOT NULL,
-        next_run INTEGER NOT NULL, removals INTEGER NOT NULL, seal BLOB NOT NULL);
+        next_run INTEGER NOT NULL, removals INTEGER NOT NULL, doubts INTEGER NOT NULL, seal BLOB NOT NULL);
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, class INTEGER NOT NULL, len INTEGER NOT NULL,
         first_ordinal INTEGER NOT NULL, chunks INTEGER NOT NULL, trailer_check BLOB NOT NULL,

@@ -20,7 +20,12 @@ pub fn dump(context: &Context, map: &Map, path: &Path, out: &mut dyn Write) -> R
     for item in Extents::of(context.catalog, map) {
         dump.extent(item?.1)?;
     }
-    dump.flush()
+    dump.flush()?;
+    dump.out.flush().map_err(cannot_print)
+}
+
+fn cannot_print(source: std::io::Error) -> Error {
+    Error::Io { action: "write to", path: PathBuf::from("standard output"), source }
 }
 
 struct Dump<'a> {

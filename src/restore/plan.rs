@@ -377,6 +377,10 @@ impl<'a> TreeRestore<'a> {
         let content = Arc::clone(&target) as Arc<dyn Content + Send>;
         write_content(self.context, map, &content, &path, &mut self.restored)?;
         drop(content);
+        if self.restored.errors > errors && existing == Existing::Replace {
+            // What is there is better than what could be put in its place.
+            return Ok(());
+        }
         target.set_metadata(self.context.metadata, entry)?;
         let allocated = target.allocated()?;
         let target = Arc::into_inner(target).ok_or(Error::Internal("a file is still in use"))?;

@@ -1,5 +1,6 @@
 //! A window of content to be restored: plan by frame, then read, decode and write in parallel.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,9 +70,18 @@ pub struct Written {
     files: u64,
     /// What failed: path and reason.
     failed: Vec<(PathBuf, Error)>,
+    /// The destinations concerned.
+    spoilt: HashSet<u32>,
 }
 
 impl Written {
+    /// One error a destination is enough.
+    fn fail(&mut self, to: u32, path: PathBuf, error: Error) {
+        if self.spoilt.insert(to) {
+            self.failed.push((path, error));
+        }
+    }
+
     /// Reports the failures and counts the rest.
     pub fn note(self, context: &Context, restored: &mut Restored) {
         restored.files += self.files;
@@ -203,16 +213,17 @@ impl Plan {
                 }
             }
         }
+        let unusable: HashSet<u32> = broken.iter().map(|(piece, _)| *piece).collect();
+        self.found.retain(|found| !unusable.contains(&found.piece));
         for (piece, error) in broken {
             self.fail(self.window.pieces[piece as usize].to, error);
-            self.found.retain(|found| found.piece != piece);
         }
         Ok(())
     }
 
     fn fail(&mut self, to: u32, error: Error) {
         let path = self.window.destinations[to as usize].path();
-        self.written.failed.push((path, error));
+        self.written.fail(to, path, error);
     }
 
     /// Opens the small files whose chunks are in more than one frame.
@@ -275,17 +286,22 @@ impl Plan {
 
     /// Gives scattered files their metadata and names.
     fn finish(&mut self, context: &Context) {
-        for destination in std::mem::take(&mut self.window.destinations) {
+        for (to, destination) in std::mem::take(&mut self.window.destinations).into_iter().enumerate() {
             let path = destination.path();
             let Destination::Small(file) = destination else { continue };
             let Some(target) = file.scattered else { continue };
+            if self.written.spoilt.contains(&(to as u32)) && file.existing == Existing::Replace {
+                // What is there is better than what could be put in its place.
+                continue;
+            }
+            let whole = !self.written.spoilt.contains(&(to as u32));
             let finished = target.set_metadata(context.metadata, &file.entry).and_then(|()| target.finish());
             match finished {
                 Ok(counts) => {
                     self.written.counts += counts;
-                    self.written.files += 1;
+                    self.written.files += u64::from(whole);
                 }
-                Err(e) => self.written.failed.push((path, e)),
+                Err(e) => self.written.fail(to as u32, path, e),
             }
         }
     }
@@ -304,13 +320,15 @@ impl Worker<'_> {
         let frame = self.decode(found);
         let piece = |found: &Found| &self.plan.window.pieces[found.piece as usize];
         for run in found.chunk_by(|a, b| piece(a).to == piece(b).to) {
-            let to = &self.plan.window.destinations[piece(&run[0]).to as usize];
+            let number = piece(&run[0]).to;
+            let to = &self.plan.window.destinations[number as usize];
             let done = match &frame {
                 Ok((pack, raw)) => self.destination(to, pack, raw, run, &mut local),
                 Err(e) => Err(e.duplicate()),
             };
             if let Err(e) = done {
-                local.failed.push((to.path(), e));
+                let mut written = written.lock().map_err(|_| Error::Internal("a writer ended early"))?;
+                written.fail(number, to.path(), e);
             }
         }
         let bytes = found.iter().map(|found| u64::from(piece(found).len)).sum();
@@ -318,7 +336,6 @@ impl Worker<'_> {
         let mut written = written.lock().map_err(|_| Error::Internal("a writer ended early"))?;
         written.counts += local.counts;
         written.files += local.files;
-        written.failed.extend(local.failed);
         Ok(())
     }
 

@@ -165,7 +165,7 @@ fn values(file: &impl Attributes, names: &[u8]) -> io::Result<Vec<Xattr>> {
         xattrs.push((name.to_bytes().to_vec(), value));
     }
     if total > XATTRS_LEN_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the attributes take more than 16 MiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the attributes take more than 4 MiB"));
     }
     xattrs.sort_unstable();
     Ok(xattrs)

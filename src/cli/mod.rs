@@ -1,9 +1,11 @@
 //! The command line: arguments, output, exit codes. One file a command.
 
 mod backup;
+mod check;
 mod dump;
 mod error;
 mod global;
+mod index;
 mod init;
 mod key;
 mod manual;
@@ -42,6 +44,8 @@ enum Command {
     Restore(Box<restore::Restore>),
     Dump(dump::Dump),
     Snapshots(snapshots::Snapshots),
+    Check(check::Check),
+    Index(index::Index),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -58,6 +62,8 @@ impl Command {
             Command::Restore(command) => command.run(global),
             Command::Dump(command) => command.run(global),
             Command::Snapshots(command) => command.run(global),
+            Command::Check(command) => command.run(global),
+            Command::Index(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

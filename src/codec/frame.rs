@@ -93,9 +93,33 @@ impl Decoder {
 
     /// The frame's raw bytes, `raw_len` of them; `None` if `stored` is not such a frame.
     pub fn decode(&mut self, codec: Codec, stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+        let mut scratch = Vec::new();
+        match codec {
+            Codec::Raw => self.decode_in(codec, stored, raw_len, &mut scratch).map(<[u8]>::to_vec),
+            Codec::Zstd => {
+                self.decode_in(codec, stored, raw_len, &mut scratch)?;
+                Some(scratch)
+            }
+        }
+    }
+
+    /// As [`Decoder::decode`], in memory that can be used again: what is not compressed is not
+    /// even copied.
+    pub fn decode_in<'a>(
+        &mut self,
+        codec: Codec,
+        stored: &'a [u8],
+        raw_len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Option<&'a [u8]> {
         let raw = match codec {
-            Codec::Raw => stored.to_vec(),
-            Codec::Zstd => self.0.decompress(stored, raw_len).ok()?,
+            Codec::Raw => stored,
+            Codec::Zstd => {
+                scratch.clear();
+                scratch.reserve(raw_len);
+                self.0.decompress_to_buffer(stored, scratch).ok()?;
+                scratch.as_slice()
+            }
         };
         (raw.len() == raw_len).then_some(raw)
     }

@@ -347,6 +347,11 @@ impl Trailer {
         Ok(Base { pack, frame, slot, count })
     }
 
+    /// Where the last frame ends in the pack, in bytes.
+    pub fn frames_end(&self) -> u64 {
+        self.frames.last().map_or(HEADER_LEN as u64, |frame| frame.offset + u64::from(frame.stored_len))
+    }
+
     /// The chunks of one of this trailer's frames.
     pub fn slots_of(&self, frame: &Frame) -> &[Slot] {
         let start = frame.slot as usize;

@@ -6,6 +6,7 @@ pub mod index;
 pub mod keys;
 pub mod layout;
 pub mod lock;
+pub mod marks;
 pub mod nodes;
 pub mod objects;
 pub mod packer;

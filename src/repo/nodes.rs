@@ -109,6 +109,15 @@ fn find(catalog: &Catalog, tree: Option<Root<ChunkId>>, roots: bool, name: &[u8]
     }
 }
 
+/// The whole path of an entry of the directory with the path `above`, which is empty for roots.
+pub fn child_path(above: &[u8], name: &[u8]) -> Vec<u8> {
+    match above {
+        b"" => name.to_vec(),
+        b"/" => [b"/", name].concat(),
+        above => [above, b"/", name].concat(),
+    }
+}
+
 /// The extents of a map from an offset on, holding one node a level.
 pub struct Extents<'c> {
     catalog: &'c Catalog,

@@ -81,6 +81,10 @@ impl PackReader {
         if trailer.frames.iter().any(|frame| frame.kind.class() != header.class) {
             return Err(damaged("it holds frames of another class"));
         }
+        let around = (FOOTER_LEN as u64) + u64::from(footer.trailer_len);
+        if trailer.frames_end() + around != len {
+            return Err(damaged("its frames do not reach up to its trailer"));
+        }
         Ok(OpenPack { id: *id, class: header.class, check: footer.check(), trailer, seal })
     }
 
@@ -105,19 +109,40 @@ impl PackReader {
 
     /// Reads frame `number` of a pack; its raw bytes. Chunk ids are not checked here.
     pub fn frame(&self, pack: &OpenPack, number: u32, decoder: &mut Decoder) -> Result<Vec<u8>> {
-        let damaged = |why: &str| Error::damaged(format!("frame {number} of pack {}", pack.id), why);
         let frame = pack.frame(number)?;
-        if !frame.bases.is_empty() {
-            return Err(damaged("it is a delta frame, which this varv does not read"));
-        }
         let mut stored = vec![0; frame.stored_len as usize];
         self.store.get(&layout::pack(&pack.id), frame.offset, &mut stored)?;
-        let bound = associated_data(&self.repository, pack.class, number, frame.codec.code(), frame.raw_len);
-        let plain =
-            pack.seal.open(number, &bound, &mut stored).ok_or_else(|| damaged("its seal is broken"))?;
+        let plain = self.unseal(pack, number, &mut stored)?;
         decoder
             .decode(frame.codec, plain, frame.raw_len as usize)
-            .ok_or_else(|| damaged("it does not decompress to what it should"))
+            .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
+    }
+
+    /// As [`PackReader::frame`], of bytes that were read already and in memory that can be used
+    /// again.
+    pub fn open_frame<'a>(
+        &self,
+        pack: &OpenPack,
+        number: u32,
+        stored: &'a mut [u8],
+        decoder: &mut Decoder,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let frame = pack.frame(number)?;
+        let plain = self.unseal(pack, number, stored)?;
+        decoder
+            .decode_in(frame.codec, plain, frame.raw_len as usize, scratch)
+            .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
+    }
+
+    fn unseal<'a>(&self, pack: &OpenPack, number: u32, stored: &'a mut [u8]) -> Result<&'a [u8]> {
+        let frame = pack.frame(number)?;
+        if !frame.bases.is_empty() {
+            return Err(damaged_frame(pack, number, "it is a delta frame, which this varv does not read"));
+        }
+        let bound = associated_data(&self.repository, pack.class, number, frame.codec.code(), frame.raw_len);
+        let plain = pack.seal.open(number, &bound, stored);
+        plain.ok_or_else(|| damaged_frame(pack, number, "its seal is broken"))
     }
 
     /// The bytes of the chunk in `slot` of a decoded frame, if they have its id.
@@ -133,7 +158,18 @@ impl PackReader {
     }
 }
 
+const NOT_DECODED: &str = "it does not decompress to what it should";
+
+fn damaged_frame(pack: &OpenPack, number: u32, why: &str) -> Error {
+    Error::damaged(pack.frame_name(number), why)
+}
+
 impl OpenPack {
+    /// What a frame is called in errors.
+    pub fn frame_name(&self, number: u32) -> String {
+        format!("frame {number} of pack {}", self.id)
+    }
+
     /// A frame by its number.
     pub fn frame(&self, number: u32) -> Result<&Frame> {
         self.trailer.frames.get(number as usize).ok_or_else(|| self.out_of_range())

@@ -3,7 +3,7 @@
 //! Packs are the truth. Whenever the index is opened, the list of packs is compared with it:
 //! trailers of unknown packs are read, packs that vanished are dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::catalog::Catalog;
-use super::index::{self, BATCH_CHUNKS, Index, NewPack, Opened};
+use super::index::{self, BATCH_CHUNKS, Index, NewPack, Opened, is_corrupt};
 use super::lock::LockMode;
 use super::reader::{OpenPack, PackReader};
 use super::{Intent, Repo, cache_folder, layout};
@@ -34,6 +34,25 @@ impl Repo {
         let path = self.index_path()?;
         remove_index(&path)?;
         self.catalog(observer, stop)
+    }
+
+    /// The index as it is, before anything brings it up to date.
+    pub fn inspect_index(&self) -> Result<IndexState> {
+        let mut state = IndexState::default();
+        let opened = match self.index_on_read_only_medium()? {
+            Some(index) => Opened::Usable(Box::new(index)),
+            None => {
+                let path = self.index_path()?;
+                Index::open(&path, index::Access::ReadWrite, &self.keys().index(), &self.id())?
+            }
+        };
+        let index = match opened {
+            Opened::Usable(index) => *index,
+            Opened::Stale(why) => return Ok(IndexState { stale: Some(why), ..state }),
+        };
+        state.compare(&index, &self.list_packs()?);
+        state.verify(index)?;
+        Ok(state)
     }
 
     /// Where the index is: beside the packs, unless these lie where a database is not safe or
@@ -120,6 +139,39 @@ fn may_write(path: &Path) -> bool {
 
 fn may_write_or_make(file: &Path) -> bool {
     !file.exists() || may_write(file)
+}
+
+/// What [`Repo::inspect_index`] found.
+#[derive(Debug, Default)]
+pub struct IndexState {
+    /// Why it is to be made anew before it can be used, if it is.
+    pub stale: Option<String>,
+    /// Why it must not be relied on, although it can be used.
+    pub damaged: Option<Error>,
+    /// Packs that it knows and that are not there any more.
+    pub vanished: Vec<PackId>,
+    /// How many packs it does not know.
+    pub unknown: usize,
+}
+
+impl IndexState {
+    fn compare(&mut self, index: &Index, packs: &HashMap<PackId, u64>) {
+        let known: HashSet<PackId> = index.packs().iter().map(|pack| pack.id).collect();
+        self.unknown = packs.keys().filter(|id| !known.contains(*id)).count();
+        self.vanished.extend(known.into_iter().filter(|id| !packs.contains_key(id)));
+        self.vanished.sort_unstable();
+    }
+
+    fn verify(&mut self, mut index: Index) -> Result<()> {
+        match index.verify() {
+            Ok(()) => index.close(),
+            Err(error) if is_corrupt(&error) => {
+                self.damaged = Some(error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn make_private_folder(folder: &Path) -> Result<()> {

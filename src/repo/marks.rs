@@ -1,0 +1,63 @@
+//! Marks on chunks: a bitmap over the index's ordinals.
+
+use std::collections::HashMap;
+
+/// Words of a page; its bits are 64 Ki ordinals, about the chunks of one GiB.
+const PAGE_WORDS: usize = 1 << 10;
+const PAGE_BITS: u64 = PAGE_WORDS as u64 * 64;
+
+/// Which ordinals are marked. Takes one bit for each ordinal of the pages that have a mark: 8 MiB
+/// for the 70 million chunks of a TiB.
+#[derive(Debug, Default)]
+pub struct Marks {
+    pages: HashMap<u64, Box<[u64; PAGE_WORDS]>>,
+}
+
+impl Marks {
+    /// Marks an ordinal; whether it was not marked before.
+    pub fn insert(&mut self, ordinal: u64) -> bool {
+        let (page, word, bit) = place(ordinal);
+        let page = self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE_WORDS]));
+        let before = page[word];
+        page[word] |= bit;
+        before & bit == 0
+    }
+
+    /// Whether an ordinal is marked.
+    pub fn contains(&self, ordinal: u64) -> bool {
+        let (page, word, bit) = place(ordinal);
+        self.pages.get(&page).is_some_and(|page| page[word] & bit != 0)
+    }
+
+    /// Takes all marks away.
+    pub fn clear(&mut self) {
+        self.pages.clear();
+    }
+}
+
+fn place(ordinal: u64) -> (u64, usize, u64) {
+    let within = ordinal % PAGE_BITS;
+    (ordinal / PAGE_BITS, (within / 64) as usize, 1 << (within % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ordinal_has_its_own_mark() {
+        let mut marks = Marks::default();
+        let ordinals = [0, 1, 63, 64, PAGE_BITS - 1, PAGE_BITS, 1 << 39, u64::MAX];
+        for ordinal in ordinals {
+            assert!(!marks.contains(ordinal));
+            assert!(marks.insert(ordinal), "{ordinal}");
+            assert!(!marks.insert(ordinal), "{ordinal}");
+        }
+        for ordinal in ordinals {
+            assert!(marks.contains(ordinal));
+        }
+        assert!(!marks.contains(2));
+        marks.clear();
+        assert!(!marks.contains(0));
+    }
+}

@@ -1,0 +1,178 @@
+//! Finding out what is damaged, and what that hurts.
+//!
+//! The structure is always checked whole: configuration, index, the table of contents of every
+//! pack, every snapshot, and that each node and chunk which a snapshot needs is where it should
+//! be. The chunks themselves are read if that is asked for, all or a part of them. Only if
+//! something is damaged are the snapshots walked again, for the paths that are hurt.
+
+mod findings;
+mod foreign;
+mod hurts;
+mod packs;
+mod structure;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::id::PackId;
+use crate::observe::{Event, Observer, Stop};
+use crate::repo::catalog::Catalog;
+use crate::repo::snapshots::Snapshots;
+use crate::repo::{Repo, layout, read_config_copy};
+use crate::text::format_size;
+
+pub use packs::Part;
+
+use findings::Findings;
+
+/// How thoroughly to check.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CheckOptions {
+    /// Which packs' data is read; none if it is `None`.
+    pub read_data: Option<Part>,
+}
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// What is damaged.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// Which paths of which snapshots need it, as far as they fit a list.
+    pub hurts: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// Snapshots that were checked.
+    pub snapshots: u64,
+    /// Packs whose table of contents was checked.
+    pub packs: u64,
+    /// Chunks in these packs.
+    pub chunks: u64,
+    /// Packs whose data was read.
+    pub packs_read: u64,
+    /// Bytes of packs that were read for their data.
+    pub bytes_read: u64,
+    /// All damage.
+    pub damaged: Vec<Damage>,
+    /// What is not damage but worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Checks a repository.
+pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &Stop) -> Result<CheckReport> {
+    let mut findings = Findings::default();
+    check_configs(repo, &mut findings)?;
+    let vanished = check_index(repo, &mut findings, observer, stop)?;
+    let catalog = repo.catalog(&Muted(observer), stop)?;
+    let packs = packs::Packs {
+        repo,
+        catalog: &catalog,
+        part: options.read_data,
+        findings: &mut findings,
+        observer,
+        stop,
+    }
+    .check()?;
+    let snapshots = repo.snapshots()?;
+    for (id, error) in &snapshots.damaged {
+        findings.add(&format!("snapshot {id}"), findings::reason(error));
+    }
+    structure::check(repo, &catalog, &snapshots, &mut findings, observer, stop)?;
+    findings.vanished(&vanished);
+    if findings.any() {
+        hurts::find(&catalog, &snapshots, &mut findings, observer, stop)?;
+    }
+    foreign::note(repo, &mut findings);
+    let report = report(&catalog, &snapshots, packs, options, findings)?;
+    catalog.close()?;
+    Ok(report)
+}
+
+fn report(
+    catalog: &Catalog,
+    snapshots: &Snapshots,
+    packs: packs::Counts,
+    options: &CheckOptions,
+    mut findings: Findings,
+) -> Result<CheckReport> {
+    if options.read_data.is_some_and(|part| !part.is_whole()) {
+        findings.note(format!(
+            "the data of {} of {} packs was read, {} of {}; other days read others",
+            packs.packs_read,
+            packs.packs,
+            format_size(packs.bytes_read),
+            format_size(packs.bytes)
+        ));
+    }
+    let (damaged, notes) = findings.finish();
+    Ok(CheckReport {
+        snapshots: (snapshots.listed.len() + snapshots.damaged.len()) as u64,
+        packs: packs.packs,
+        chunks: catalog.index()?.counts()?.chunks,
+        packs_read: packs.packs_read,
+        bytes_read: packs.bytes_read,
+        damaged,
+        notes,
+    })
+}
+
+/// Each copy of the configuration for itself; opening was content with one.
+fn check_configs(repo: &Repo, findings: &mut Findings) -> Result<()> {
+    for name in layout::CONFIGS {
+        match read_config_copy(&**repo.store(), name) {
+            Ok(signed) if !signed.is_authentic(&repo.keys().config_mac()) => {
+                findings.add(name, "it was changed by somebody without the key".into());
+            }
+            Ok(signed) if signed.config == *repo.config() => {}
+            Ok(signed) if signed.config.generation < repo.config().generation => {
+                findings.note(format!("{name} is older than its other copy: a change of it was interrupted"));
+            }
+            Ok(_) => findings.add(name, "it is not the same as its other copy".into()),
+            Err(error) => findings.error(error)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether the index can be relied on; makes it anew if not. The packs that it misses.
+fn check_index(
+    repo: &Repo,
+    findings: &mut Findings,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Vec<PackId>> {
+    observer.event(Event::Phase { name: "checking the index", bytes: None });
+    let state = repo.inspect_index()?;
+    if let Some(why) = &state.stale
+        && !repo.list_packs()?.is_empty()
+    {
+        findings.note(format!("the index was made anew: {why}"));
+    }
+    if state.stale.is_none() && state.unknown > 0 {
+        findings.note(format!("the index did not know {} pack(s); now it does", state.unknown));
+    }
+    if let Some(error) = state.damaged {
+        // The packs are the truth: what it says must not spoil the rest of the check.
+        repo.rebuild_index(&Muted(observer), stop)?.close()?;
+        findings.add(
+            &format!("{}/{}", layout::INDEX, layout::INDEX_FILE),
+            format!("{}; it was made anew, as varv index rebuild does", findings::reason(&error)),
+        );
+    }
+    Ok(state.vanished)
+}
+
+/// Passes on all but notices: what opening the index notices, the check says itself and better.
+struct Muted<'a>(&'a dyn Observer);
+
+impl Observer for Muted<'_> {
+    fn event(&self, event: Event) {
+        if !matches!(event, Event::Notice(_)) {
+            self.0.event(event);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Keeping a repository whole: finding out what is damaged.
+
+pub mod check;

@@ -3,11 +3,14 @@
 mod backup;
 mod check;
 mod dump;
+mod entry;
 mod error;
+mod find;
 mod global;
 mod index;
 mod init;
 mod key;
+mod list;
 mod manual;
 mod output;
 mod progress;
@@ -44,6 +47,9 @@ enum Command {
     Restore(Box<restore::Restore>),
     Dump(dump::Dump),
     Snapshots(snapshots::Snapshots),
+    #[command(name = "ls")]
+    List(list::List),
+    Find(find::Find),
     Check(check::Check),
     Index(index::Index),
     Completions(manual::Completions),
@@ -62,6 +68,8 @@ impl Command {
             Command::Restore(command) => command.run(global),
             Command::Dump(command) => command.run(global),
             Command::Snapshots(command) => command.run(global),
+            Command::List(command) => command.run(global),
+            Command::Find(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Completions(command) => command.run(),

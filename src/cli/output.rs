@@ -41,6 +41,35 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
+/// A JSON array that is printed item by item, each on a line, so that it may be of any length.
+pub struct Array {
+    is_empty: bool,
+}
+
+impl Array {
+    /// Prints `opening`, which ends with the array's bracket.
+    pub fn begin(opening: &str) -> Self {
+        write(opening.as_bytes());
+        Self { is_empty: true }
+    }
+
+    /// Prints an item.
+    pub fn item(&mut self, value: &impl Serialize) {
+        if !std::mem::replace(&mut self.is_empty, false) {
+            write(b",\n");
+        }
+        match serde_json::to_string(value) {
+            Ok(text) => write(text.as_bytes()),
+            Err(e) => notice(&format!("cannot print JSON: {e}")),
+        }
+    }
+
+    /// Prints `closing`, which begins with the array's bracket.
+    pub fn end(self, closing: &str) {
+        line(closing);
+    }
+}
+
 /// Tells the user something beside the result.
 pub fn notice(text: &str) {
     eprintln!("varv: {text}");

@@ -1,3 +1,5 @@
 //! Looking at what was backed up: which snapshot a path means, lists, searches, sums.
 
+pub mod find;
+pub mod list;
 pub mod resolve;

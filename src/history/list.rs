@@ -1,0 +1,45 @@
+//! Listing directories of a snapshot.
+
+use super::resolve::Resolved;
+use crate::error::{Error, Result};
+use crate::format::tree::Entry;
+use crate::observe::Stop;
+use crate::repo::catalog::Catalog;
+use crate::repo::nodes::{Entries, child_path};
+
+/// Calls `each` with the whole path and the entry of all that `resolved` lists: the roots if no
+/// path was given, a directory's entries, anything else itself. `recursive` goes on into
+/// directories, each right after itself.
+pub fn list(
+    catalog: &Catalog,
+    resolved: &Resolved,
+    recursive: bool,
+    stop: &Stop,
+    each: &mut dyn FnMut(&[u8], &Entry) -> Result<()>,
+) -> Result<()> {
+    let entries = match &resolved.entry {
+        None => {
+            let tree = resolved.listed.snapshot.tree.root();
+            let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", resolved.listed.id), e))?;
+            Entries::of_roots(catalog, tree)
+        }
+        Some(entry) => match entry.dir() {
+            None => return each(&resolved.path, entry),
+            Some(dir) => Entries::of(catalog, dir),
+        },
+    };
+    let mut open = vec![(resolved.path.clone(), entries)];
+    while let Some((above, entries)) = open.last_mut() {
+        stop.check()?;
+        let Some(entry) = entries.next().transpose()? else {
+            open.pop();
+            continue;
+        };
+        let path = child_path(above, &entry.name);
+        each(&path, &entry)?;
+        if let Some(dir) = entry.dir().filter(|_| recursive) {
+            open.push((path, Entries::of(catalog, dir)));
+        }
+    }
+    Ok(())
+}

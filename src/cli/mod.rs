@@ -19,6 +19,7 @@ mod secret;
 mod select;
 mod signals;
 mod snapshots;
+mod stats;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ enum Command {
     #[command(name = "ls")]
     List(list::List),
     Find(find::Find),
+    Stats(stats::Stats),
     Check(check::Check),
     Index(index::Index),
     Completions(manual::Completions),
@@ -70,6 +72,7 @@ impl Command {
             Command::Snapshots(command) => command.run(global),
             Command::List(command) => command.run(global),
             Command::Find(command) => command.run(global),
+            Command::Stats(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Completions(command) => command.run(),

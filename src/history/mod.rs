@@ -3,3 +3,5 @@
 pub mod find;
 pub mod list;
 pub mod resolve;
+pub mod stats;
+mod walk;

@@ -1,0 +1,162 @@
+//! Walking all that a snapshot needs, past what the visitor knows already.
+//!
+//! Depth first; a path holds one node of each level of each directory on it.
+
+use crate::error::{Error, Result};
+use crate::format::hashtree::Root;
+use crate::format::map::{self, Extent, Map};
+use crate::format::tree::{self, Entry};
+use crate::id::ChunkId;
+use crate::observe::Stop;
+use crate::repo::catalog::Catalog;
+use crate::repo::index::Location;
+use crate::repo::snapshots::Listed;
+
+/// Chunks that are looked up at once.
+const BATCH: usize = 1 << 16;
+
+/// A node or chunk that a snapshot needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Where it is.
+    pub location: Location,
+    /// Its ordinal.
+    pub ordinal: u64,
+    /// A chunk's length.
+    pub len: u32,
+}
+
+/// What a walk is for.
+pub trait Visitor {
+    /// A tree or map node; whether to go on below it.
+    fn node(&mut self, found: Found) -> Result<bool>;
+    /// Chunks, in the order of their places.
+    fn chunks(&mut self, found: &[Found]) -> Result<()>;
+}
+
+/// Walks one snapshot.
+pub fn walk(catalog: &Catalog, listed: &Listed, visitor: &mut dyn Visitor, stop: &Stop) -> Result<()> {
+    let tree = listed.snapshot.tree.root();
+    let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", listed.id), e))?;
+    let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
+    if let Some(tree) = tree {
+        walk.tree(tree)?;
+    }
+    walk.flush()
+}
+
+struct Walk<'a> {
+    catalog: &'a Catalog,
+    visitor: &'a mut dyn Visitor,
+    stop: &'a Stop,
+    chunks: Vec<(ChunkId, u32)>,
+    open: Vec<Open>,
+}
+
+/// A tree node, as far as it was not walked yet.
+enum Open {
+    Leaf(std::vec::IntoIter<Entry>),
+    /// Children, their level, and whether they are of the tree of roots.
+    Inner(std::vec::IntoIter<tree::Child>, u8, bool),
+}
+
+impl Walk<'_> {
+    fn tree(&mut self, tree: Root<ChunkId>) -> Result<()> {
+        self.enter(&tree, true)?;
+        while let Some(open) = self.open.last_mut() {
+            self.stop.check()?;
+            match open {
+                Open::Leaf(entries) => match entries.next() {
+                    Some(entry) => self.entry(&entry)?,
+                    None => drop(self.open.pop()),
+                },
+                Open::Inner(children, level, roots) => {
+                    let (level, roots) = (*level, *roots);
+                    match children.next() {
+                        Some(child) => self.enter(&Root { level, node: child.id }, roots)?,
+                        None => drop(self.open.pop()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<()> {
+        if let Some(map) = entry.map() {
+            self.map(map)?;
+        }
+        match entry.dir().and_then(|dir| dir.root.as_ref()) {
+            Some(root) => self.enter(root, false),
+            None => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, node: &Root<ChunkId>, roots: bool) -> Result<()> {
+        let found = self.find(&node.node, "tree node")?;
+        if self.visitor.node(found)? {
+            self.open.push(match self.catalog.tree_node(node, roots)? {
+                tree::Node::Leaf(entries) => Open::Leaf(entries.into_iter()),
+                tree::Node::Inner(children) => {
+                    Open::Inner(children.into_iter(), node.level.saturating_sub(1), roots)
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, map: &Map) -> Result<()> {
+        let mut pending = match map {
+            Map::Inline(extents) => return self.extents(extents),
+            Map::Tree(root) => vec![(root.level, root.node.id)],
+        };
+        while let Some((level, id)) = pending.pop() {
+            self.stop.check()?;
+            let found = self.find(&id, "map node")?;
+            if !self.visitor.node(found)? {
+                continue;
+            }
+            match self.catalog.map_node(&id, level)? {
+                map::Node::Leaf(extents) => self.extents(&extents)?,
+                map::Node::Inner(children) => {
+                    let below = children.iter().rev();
+                    pending.extend(below.map(|child| (level.saturating_sub(1), child.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, id: &ChunkId, what: &str) -> Result<Found> {
+        let mut index = self.catalog.index()?;
+        let location = index.locate(std::slice::from_ref(id))?.pop().flatten();
+        let found = location.and_then(|location| Some((location, index.ordinal(location)?)));
+        let (location, ordinal) = found.ok_or_else(|| Error::missing(format!("{what} {id}")))?;
+        Ok(Found { location, ordinal, len: 0 })
+    }
+
+    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
+        self.chunks.extend(extents.iter().filter_map(|extent| match *extent {
+            Extent::Data { id, len } => Some((id, len)),
+            _ => None,
+        }));
+        if self.chunks.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut chunks = std::mem::take(&mut self.chunks);
+        chunks.sort_unstable();
+        chunks.dedup();
+        let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
+        let mut index = self.catalog.index()?;
+        let mut found = Vec::with_capacity(ids.len());
+        for (location, (id, len)) in index.locate(&ids)?.into_iter().zip(&chunks) {
+            let place = location.and_then(|location| Some((location, index.ordinal(location)?)));
+            let (location, ordinal) = place.ok_or_else(|| Error::missing(format!("chunk {id}")))?;
+            found.push(Found { location, ordinal, len: *len });
+        }
+        drop(index);
+        found.sort_unstable();
+        self.visitor.chunks(&found)
+    }
+}

@@ -445,7 +445,7 @@ mod tests {
     fn sample() -> Trailer {
         let frame = |offset, slot, bases: Vec<Base>| Frame {
             offset,
-            stored_len: 100,
+            stored_len: 40,
             raw_len: 30,
             kind: Kind::Data,
             codec: Codec::Zstd,
@@ -460,9 +460,9 @@ mod tests {
             packs: vec![PackId([9; 32])],
             frames: vec![
                 frame(48, 0, vec![]),
-                frame(148, 2, vec![Base { pack: 0, frame: 0, slot: 1, count: 1 }]),
+                frame(88, 2, vec![Base { pack: 0, frame: 0, slot: 1, count: 1 }]),
             ],
-            slots: vec![slot(1, 0, 0, 10), slot(2, 0, 10, 20), slot(3, 1, 0, 0), slot(4, 1, 0, 30)],
+            slots: vec![slot(1, 0, 0, 10), slot(2, 0, 10, 20), slot(3, 1, 0, 5), slot(4, 1, 5, 25)],
         }
     }
 
@@ -489,7 +489,7 @@ mod tests {
 
     #[test]
     fn frames_must_lie_inside_of_the_pack() {
-        assert!(Trailer::decode(&sample().encode(), 247).is_err());
+        assert!(Trailer::decode(&sample().encode(), 127).is_err());
         assert!(Footer::decode(&Footer::new(&[0; 48], &[0; 100]).encode(), 100).is_err());
     }
 

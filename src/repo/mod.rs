@@ -145,7 +145,7 @@ impl Repo {
         let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
         if !signed.is_authentic(&keys.config_mac()) {
             if matches!(options.secret, Some(Secret::Master(_))) {
-                return Err(Error::WrongKey("the recovery code is of another repository".into()));
+                return Err(Error::WrongKey("the recovery code is not of this repository".into()));
             }
             return Err(not_authentic(options.secret));
         }

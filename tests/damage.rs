@@ -1,0 +1,147 @@
+//! A damaged repository: the next backup heals what the source still has.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use support::make::{overwrite, tree};
+use support::tree::{assert_same, assert_tree, read};
+use support::{Varv, args};
+
+const KINDS: [&str; 4] = ["deleted", "emptied", "cut short", "one byte changed"];
+
+fn damage(pack: &Path, kind: &str) {
+    support::chmod(pack, 0o600);
+    let len = fs::metadata(pack).unwrap().len();
+    match kind {
+        "deleted" => fs::remove_file(pack).unwrap(),
+        "emptied" => File::create(pack).map(drop).unwrap(),
+        "cut short" => File::options().write(true).open(pack).unwrap().set_len(len / 2).unwrap(),
+        _ => overwrite(pack, len / 2, &[!fs::read(pack).unwrap()[len as usize / 2]]),
+    }
+}
+
+fn packs(varv: &Varv) -> Vec<PathBuf> {
+    varv.objects().into_iter().filter(|path| path.starts_with(varv.repository.join("packs"))).collect()
+}
+
+/// Each pack of a first backup, damaged in each way; the index has seen it, or is gone.
+#[test]
+fn the_next_backup_restores_whole() {
+    for kind in &KINDS[..3] {
+        for number in 0..2 {
+            for between in ["nothing", "a restore", "no index"] {
+                let varv = Varv::new();
+                let source = varv.dir("source");
+                tree(&source, 1);
+                varv.backup(args![&source]);
+                damage(&packs(&varv)[number], kind);
+                match between {
+                    "a restore" => drop(varv.run(args!["restore", &source, varv.path("spoilt")])),
+                    "no index" => fs::remove_dir_all(varv.repository.join("index")).unwrap(),
+                    _ => {}
+                }
+                let done = varv.ok(args!["backup", &source]);
+                let target = varv.path("target");
+                let restored = varv.run(args!["restore", &source, &target]);
+                assert_eq!(restored.code, Some(0), "{kind} {number} {between}: {done:?} {restored:?}");
+                assert_same(&source, &target);
+            }
+        }
+    }
+}
+
+/// Damage is told by exit code 4 and by name, and the rest comes back.
+#[test]
+fn a_restore_names_what_is_damaged() {
+    for kind in KINDS {
+        let varv = Varv::new();
+        let source = varv.dir("source");
+        fs::write(source.join("early"), support::make::bytes(1, 200_000)).unwrap();
+        varv.backup(args![&source]);
+        let early = packs(&varv);
+        fs::write(source.join("late"), support::make::bytes(2, 200_000)).unwrap();
+        varv.backup(args![&source]);
+        let data = early.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+        damage(data, kind);
+        let target = varv.path("target");
+        varv.ends(4, args!["restore", "-q", &source, &target]).says(&["early"]);
+        assert!(fs::read(target.join("late")).unwrap() == fs::read(source.join("late")).unwrap(), "{kind}");
+        let id = data.file_name().unwrap().to_str().unwrap().to_string();
+        varv.ends(4, args!["dump", source.join("early")]).says(&[&id[..8]]);
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_leaves_the_others() {
+    for kind in KINDS {
+        let varv = Varv::new();
+        let source = varv.dir("source");
+        tree(&source, 1);
+        varv.backup(args![&source]);
+        let (first, before) = (varv.snapshots()[0]["id"].as_str().unwrap().to_string(), read(&source));
+        support::make::change(&source, &mut support::make::Random(1));
+        varv.backup(args![&source]);
+        let second = varv.snapshots()[1]["id"].as_str().unwrap().to_string();
+        damage(&varv.repository.join("snapshots").join(&second), kind);
+        let listed = varv.run(args!["snapshots", "--json"]);
+        assert_eq!(listed.code, Some(if kind == "deleted" { 0 } else { 4 }), "{kind}");
+        assert_eq!(listed.json().as_array().unwrap().len(), 1);
+        let target = varv.path("target");
+        varv.restore(args!["--snapshot", &first, &source, &target]);
+        assert_tree(&before, &target);
+        varv.backup(args![&source]);
+        let target = varv.path("target2");
+        varv.restore(args![&source, &target]);
+        assert_same(&source, &target);
+    }
+}
+
+#[test]
+fn each_copy_of_the_configuration_is_enough() {
+    for (name, kind) in ["config", "config.copy"].into_iter().flat_map(|name| KINDS.map(|kind| (name, kind)))
+    {
+        let varv = Varv::new();
+        let source = varv.dir("source");
+        varv.backup(args![&source]);
+        damage(&varv.repository.join(name), kind);
+        assert_eq!(varv.snapshots().len(), 1, "{name} {kind}");
+        varv.backup(args![&source]);
+    }
+}
+
+#[test]
+fn a_spoilt_index_is_made_anew() {
+    for kind in KINDS {
+        let varv = Varv::new();
+        let source = varv.dir("source");
+        tree(&source, 1);
+        varv.backup(args![&source]);
+        damage(&varv.repository.join("index/index.sqlite"), kind);
+        assert_eq!(varv.backup(args!["--force-read", &source])["bytes_new"], 0, "{kind}");
+        let target = varv.path("target");
+        varv.restore(args![&source, &target]);
+        assert_same(&source, &target);
+    }
+}
+
+#[test]
+fn foreign_files_in_the_repository_are_left_alone() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    let foreign = ["packs/README", "packs/ab/notes", "snapshots/.DS_Store", "lost+found/x", "mine"];
+    for name in foreign {
+        let path = varv.repository.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "foreign").unwrap();
+    }
+    let target = varv.round(&source, "target");
+    assert_same(&source, &target);
+    assert_eq!(varv.snapshots().len(), 1);
+    for name in foreign {
+        assert!(varv.repository.join(name).exists(), "{name}");
+    }
+}

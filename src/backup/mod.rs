@@ -37,7 +37,7 @@ use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::Entries;
-use crate::repo::snapshots::Snapshots;
+use crate::repo::snapshots::{Listed, Snapshots};
 use crate::source::exclude::{ExcludeOptions, Excludes};
 use crate::source::extents::device_len;
 use crate::text::escape;
@@ -100,6 +100,8 @@ struct RootPlan {
     name: Vec<u8>,
     source: Source,
     before: Option<Entry>,
+    /// Whether what the parent snapshot needs may be gone.
+    suspect: bool,
 }
 
 /// Backs up.
@@ -190,7 +192,8 @@ fn plan_roots(
             }
             other => other?,
         };
-        planned.push(RootPlan { name, source, before });
+        let (before, suspect) = before.map_or((None, false), |(entry, suspect)| (Some(entry), suspect));
+        planned.push(RootPlan { name, source, before, suspect });
     }
     Ok(planned)
 }
@@ -205,25 +208,26 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(absolute.components().collect())
 }
 
-/// The root's entry in the newest snapshot of the same host and label that has it.
+/// The root's entry in the newest snapshot of the same host and label that has it, and whether
+/// that is suspect.
 fn parent_entry(
     catalog: &Catalog,
     options: &BackupOptions,
     snapshots: &Snapshots,
     name: &[u8],
-) -> Result<Option<Entry>> {
+) -> Result<Option<(Entry, bool)>> {
     let path = escape(name);
-    let parent = snapshots.listed.iter().rev().map(|listed| &listed.snapshot).find(|snapshot| {
+    let parent = snapshots.listed.iter().rev().find(|Listed { snapshot, .. }| {
         snapshot.host == options.host
             && snapshot.label == options.label
             && snapshot.roots.iter().any(|root| root.path == path)
     });
     let Some(parent) = parent else { return Ok(None) };
-    let root = parent.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
+    let root = parent.snapshot.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
     for entry in Entries::of_roots(catalog, root) {
         let entry = entry?;
         if entry.name == name {
-            return Ok(Some(entry));
+            return Ok(Some((entry, catalog.is_suspect(&parent.id)?)));
         }
     }
     Ok(None)

@@ -160,6 +160,7 @@ fn scan_all<'scope, 'f: 'scope>(
 ) -> Result<()> {
     for (root, filter) in roots {
         let before = root.before.clone();
+        scan.begin_root(root.suspect);
         match (&root.source, filter) {
             (Source::Path(path), Some(filter)) => {
                 let name = root.name.clone();

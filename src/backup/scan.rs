@@ -55,6 +55,8 @@ pub struct Scan<'a> {
     out: Input<Vec<Step>, Vec<Done>>,
     batch: Vec<Step>,
     batch_bytes: u64,
+    /// Whether the parent may have lost chunks.
+    suspect: bool,
     /// Device and inode of files with several names that were sent to be read.
     linked: HashSet<(u64, u64)>,
 }
@@ -84,6 +86,7 @@ impl<'a> Scan<'a> {
             out,
             batch: Vec::new(),
             batch_bytes: 0,
+            suspect: false,
             linked: HashSet::new(),
         }
     }
@@ -111,6 +114,11 @@ impl<'a> Scan<'a> {
         } else {
             Err(Error::Internal("steps are not taken any more"))
         }
+    }
+
+    /// What follows belongs to another root, whose parent snapshot may have lost something.
+    pub fn begin_root(&mut self, suspect: bool) {
+        self.suspect = suspect;
     }
 
     /// A root that cannot be read.
@@ -318,9 +326,9 @@ impl<'a> Scan<'a> {
     }
 
     /// Whether all chunks that the parent's entry needs are there. That is taken for granted
-    /// unless something is known to be lost.
+    /// unless something was lost since.
     fn is_whole(&self, entry: &Entry) -> bool {
-        let Some(map) = entry.map().filter(|_| self.catalog.is_in_doubt()) else { return true };
+        let Some(map) = entry.map().filter(|_| self.suspect) else { return true };
         let mut ids = Vec::new();
         let walked = for_each_chunk_of_map(self.catalog, map, &mut |_, id| {
             ids.push(id);

@@ -14,7 +14,7 @@ use crate::format::hashtree::Root;
 use crate::format::map;
 use crate::format::pack::Kind;
 use crate::format::tree;
-use crate::id::{ChunkId, PackId};
+use crate::id::{ChunkId, PackId, SnapshotId};
 
 use super::index::{Index, Location, NewPack};
 use super::packer::PublishedPack;
@@ -33,8 +33,6 @@ pub struct Catalog {
     index_folder: PathBuf,
     packs: Mutex<Bounded<PackId, OpenPack>>,
     nodes: Mutex<NodeCache>,
-    /// Whether chunks that some snapshot needs may be gone, so that nothing may be assumed.
-    in_doubt: bool,
 }
 
 impl Catalog {
@@ -42,7 +40,6 @@ impl Catalog {
     pub fn new(reader: PackReader, index: Index, index_folder: PathBuf) -> Result<Self> {
         Ok(Self {
             reader,
-            in_doubt: index.is_in_doubt(),
             index: Mutex::new(index),
             index_folder,
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
@@ -55,9 +52,9 @@ impl Catalog {
         self.index.lock().map_err(|_| Error::Internal("a thread ended while it used the index"))
     }
 
-    /// Whether chunks that some snapshot needs may be gone.
-    pub fn is_in_doubt(&self) -> bool {
-        self.in_doubt
+    /// Whether chunks that a snapshot needs may be gone, so that nothing may be assumed of it.
+    pub fn is_suspect(&self, snapshot: &SnapshotId) -> Result<bool> {
+        self.index()?.is_suspect(snapshot)
     }
 
     /// What reads packs.

@@ -20,15 +20,15 @@ use super::filter::Filter;
 use super::schema::{self, During, damaged};
 use crate::error::{IoContext, Result};
 use crate::format::pack::Class;
-use crate::id::{ChunkId, Key, PackId, RepositoryId, mac};
+use crate::id::{ChunkId, Key, PackId, RepositoryId, SnapshotId, mac};
 use run::{Finder, Row, Run, RunReader, RunWriter, Seal};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use tables::{
-    Meta, check_order, data_version, delete_packs, insert_pack, insert_run, live_chunks, read_packs,
-    read_runs,
+    Meta, check_order, data_version, delete_packs, has_suspect, insert_pack, insert_run, insert_suspects,
+    live_chunks, read_packs, read_runs,
 };
 
 /// What the filters may take of the memory: enough for 70 million chunks.
@@ -149,18 +149,11 @@ impl Index {
         Ok(Opened::Usable(Box::new(index)))
     }
 
-    /// Makes an empty index at `path`, in place of what is there. Two processes that do so at once are
-    /// not told apart: the later wins, and what the other adds is lost to the index.
+    /// Makes an empty index at `path`, in place of what is there. The caller sees to it that no two
+    /// processes do so at once.
     pub fn create(path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
         let db = schema::create(path)?;
-        let meta = Meta {
-            repository: *repository,
-            next_pack: 1,
-            next_ordinal: 0,
-            next_run: 1,
-            removals: 0,
-            doubts: 0,
-        };
+        let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
         meta.insert(&db, key).during("be created")?;
         let mut index =
             Self { db, path: path.to_path_buf(), access: Access::ReadWrite, state: State::new(*key) };
@@ -222,21 +215,22 @@ impl Index {
         Ok(())
     }
 
-    /// Whether chunks that snapshots need may be gone: packs vanished, or the index was made anew,
-    /// and nobody has looked since.
-    pub fn is_in_doubt(&self) -> bool {
-        self.state.meta.doubts > 0
+    /// Remembers that these snapshots may need chunks that are gone, since packs vanished when they
+    /// were there already.
+    pub fn add_suspects(&mut self, snapshots: &[SnapshotId]) -> Result<()> {
+        let tx = write(&self.db)?;
+        insert_suspects(&tx, snapshots).and_then(|()| tx.commit()).during("remember what may be damaged")
     }
 
-    /// Remembers that, or that somebody has looked and found all there.
-    pub fn set_doubt(&mut self, doubt: bool) -> Result<()> {
+    /// Forgets all suspects: somebody has looked, and all is there.
+    pub fn clear_suspects(&mut self) -> Result<()> {
         let tx = write(&self.db)?;
-        self.state.follow(&tx)?;
-        let meta = Meta { doubts: doubt.into(), ..self.state.meta };
-        meta.update(&tx, &self.state.key).during("be written")?;
-        tx.commit().during("commit")?;
-        self.state.meta = meta;
-        Ok(())
+        tx.execute("DELETE FROM suspects", []).and_then(|_| tx.commit()).during("forget what was damaged")
+    }
+
+    /// Whether a snapshot may need chunks that are gone.
+    pub fn is_suspect(&self, snapshot: &SnapshotId) -> Result<bool> {
+        has_suspect(&self.db, snapshot).during("be read")
     }
 
     /// Where each of these chunks is; any one place of several. Fastest in large batches.
@@ -357,7 +351,6 @@ impl State {
             next_ordinal: 0,
             next_run: 0,
             removals: 0,
-            doubts: 0,
         };
         Self { key, meta, packs: Vec::new(), runs: Vec::new(), filters_max: 0, data_version: None }
     }

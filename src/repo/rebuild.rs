@@ -4,11 +4,11 @@
 //! trailers of unknown packs are read, packs that vanished are dropped.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 
 use super::catalog::Catalog;
 use super::index::{self, BATCH_CHUNKS, Index, NewPack, Opened, is_corrupt};
@@ -19,12 +19,15 @@ use crate::error::{Error, IoContext, Result};
 use crate::id::{ChunkId, PackId};
 use crate::observe::{Event, Observer, Stop};
 
+/// Locked while the index beside it is opened or made.
+const TURN_FILE: &str = "turn";
+
 impl Repo {
     /// The repository's chunks: opens the index, or makes it anew, and brings it up to date.
     pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
-        let (mut index, fresh) = self.open_index(observer)?;
-        Update { repo: self, reader: &reader, observer, stop }.run(&mut index, fresh)?;
+        let mut index = self.open_index(observer)?;
+        Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
         let folder = self.index_path()?.parent().map(Path::to_path_buf).unwrap_or_default();
         Catalog::new(reader, index, folder)
     }
@@ -32,7 +35,11 @@ impl Repo {
     /// Makes the index anew from the packs alone.
     pub fn rebuild_index(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
         let path = self.index_path()?;
-        remove_index(&path)?;
+        if let Some(folder) = path.parent() {
+            make_private_folder(folder)?;
+            let _turn = take_turn(folder)?;
+            remove_index(&path)?;
+        }
         self.catalog(observer, stop)
     }
 
@@ -81,23 +88,27 @@ impl Repo {
         self.intent != Intent::Read || (self.lock.is_some() && is_open())
     }
 
-    fn open_index(&self, observer: &dyn Observer) -> Result<(Index, bool)> {
+    fn open_index(&self, observer: &dyn Observer) -> Result<Index> {
         if let Some(index) = self.index_on_read_only_medium()? {
-            return Ok((index, false));
+            return Ok(index);
         }
         let path = self.index_path()?;
-        if let Some(folder) = path.parent() {
-            make_private_folder(folder)?;
-        }
+        let folder = path.parent().ok_or(Error::Internal("an index without a folder"))?;
+        make_private_folder(folder)?;
+        // Who finds no index makes one, and must not take away what another is just making.
+        let _turn = take_turn(folder)?;
         let key = self.keys().index();
         match Index::open(&path, index::Access::ReadWrite, &key, &self.id())? {
-            Opened::Usable(index) => Ok((*index, false)),
+            Opened::Usable(index) => Ok(*index),
             Opened::Stale(why) => {
                 if path.exists() || !self.list_packs()?.is_empty() {
                     observer.event(Event::Notice(format!("the index is made anew: {why}")));
                 }
                 remove_index(&path)?;
-                Ok((Index::create(&path, &key, &self.id())?, true))
+                let mut index = Index::create(&path, &key, &self.id())?;
+                // Which packs vanished before, only the old one could have told.
+                index.add_suspects(&self.snapshot_ids()?)?;
+                Ok(index)
             }
         }
     }
@@ -178,6 +189,14 @@ fn make_private_folder(folder: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).at("create", folder)
 }
 
+/// Waits until no other process opens or makes the index; lasts until it is dropped.
+fn take_turn(folder: &Path) -> Result<File> {
+    let path = folder.join(TURN_FILE);
+    let file = File::options().create(true).append(true).mode(0o600).open(&path).at("open", &path)?;
+    flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
+    Ok(file)
+}
+
 fn remove_index(path: &Path) -> Result<()> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let mut name = path.as_os_str().to_owned();
@@ -199,7 +218,8 @@ struct Update<'a> {
 }
 
 impl Update<'_> {
-    fn run(&self, index: &mut Index, fresh: bool) -> Result<()> {
+    /// Snapshots that may have lost chunks are remembered before the packs are forgotten.
+    fn run(&self, index: &mut Index) -> Result<()> {
         let mut packs = self.repo.list_packs()?;
         let mut vanished = Vec::new();
         for record in index.packs() {
@@ -207,22 +227,16 @@ impl Update<'_> {
                 vanished.push(record.id);
             }
         }
-        // An index that was made anew does not know what was there before.
-        let mut doubt = fresh && !packs.is_empty();
         if !vanished.is_empty() {
             self.notice(format!(
                 "{} pack(s) are gone or have another length: run varv check",
                 vanished.len()
             ));
-            doubt = true;
+            index.add_suspects(&self.repo.snapshot_ids()?)?;
+            index.remove_packs(&vanished)?;
         }
-        // Remembered first: a crash must not leave packs dropped and nobody suspicious.
-        if doubt {
-            index.set_doubt(true)?;
-        }
-        index.remove_packs(&vanished)?;
         if self.read_unknown(index, packs)? {
-            index.set_doubt(true)?;
+            index.add_suspects(&self.repo.snapshot_ids()?)?;
         }
         Ok(())
     }

@@ -1,14 +1,16 @@
 //! The index's database: its tables, its version, how it is opened and what its errors mean.
 //!
 //! ```text
-//! meta      one row: which repository, the counters, none of which ever goes back, and doubts
+//! meta      one row: which repository, the counters, none of which ever goes back
 //! packs     one row a pack; `run` is the run that holds its chunks
 //! runs      one row a run
 //! filters   the runs' filters, a piece a row; key: run << 24 | piece
+//! suspects  snapshots that may need chunks of packs that vanished
 //! run_N     the rows of run N in sorted pages, see `index::run`
 //! ```
 //!
-//! Every row carries a checksum under the caller's key, `seal`, or begins with it. There are no
+//! Every row carries a checksum under the caller's key, `seal`, or begins with it; but for
+//! suspects, one of which too many only costs look-ups. There are no
 //! migrations: the index can be made anew from the packs, so one of another version is.
 
 use crate::error::{Error, IoContext, Result};
@@ -41,7 +43,7 @@ const APPLICATION_ID: u32 = u32::from_be_bytes(*b"varv");
 const TABLES: &str = "
     CREATE TABLE meta (
         repository BLOB NOT NULL, next_pack INTEGER NOT NULL, next_ordinal INTEGER NOT NULL,
-        next_run INTEGER NOT NULL, removals INTEGER NOT NULL, doubts INTEGER NOT NULL, seal BLOB NOT NULL);
+        next_run INTEGER NOT NULL, removals INTEGER NOT NULL, seal BLOB NOT NULL);
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, class INTEGER NOT NULL, len INTEGER NOT NULL,
         first_ordinal INTEGER NOT NULL, chunks INTEGER NOT NULL, trailer_check BLOB NOT NULL,
@@ -49,7 +51,8 @@ const TABLES: &str = "
     CREATE TABLE runs (
         number INTEGER PRIMARY KEY, level INTEGER NOT NULL, rows INTEGER NOT NULL,
         filter_blocks INTEGER NOT NULL, checksum BLOB NOT NULL, seal BLOB NOT NULL);
-    CREATE TABLE filters (piece INTEGER PRIMARY KEY, bits BLOB NOT NULL);";
+    CREATE TABLE filters (piece INTEGER PRIMARY KEY, bits BLOB NOT NULL);
+    CREATE TABLE suspects (snapshot BLOB PRIMARY KEY) WITHOUT ROWID;";
 
 /// Whether the index may be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -53,15 +53,20 @@ impl Repo {
         serde_json::from_slice(&plain).map_err(|e| Error::damaged(name, e))
     }
 
-    /// Reads all snapshots.
-    pub fn snapshots(&self) -> Result<Snapshots> {
+    /// The names of all snapshots, in no order.
+    pub fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
         let mut ids = Vec::new();
         self.store().list(layout::SNAPSHOTS, &mut |name, _| {
             ids.extend(layout::snapshot_id(name));
             Ok(())
         })?;
+        Ok(ids)
+    }
+
+    /// Reads all snapshots.
+    pub fn snapshots(&self) -> Result<Snapshots> {
         let mut found = Snapshots::default();
-        for id in ids {
+        for id in self.snapshot_ids()? {
             match self.load_snapshot(&id) {
                 Ok(snapshot) => found.listed.push(Listed { id, snapshot }),
                 Err(e) if e.is_damage() => found.damaged.push((id, e)),

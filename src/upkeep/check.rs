@@ -83,10 +83,10 @@ pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &
     }
     structure::check(repo, &catalog, &snapshots, &mut findings, observer, stop)?;
     findings.vanished(&vanished);
-    if !findings.any() && catalog.is_in_doubt() {
+    if !findings.any() {
         // All that snapshots need is there: backups may rely on their parents again. Where the
         // index cannot be written they go on being careful, which costs only time.
-        let _ = catalog.index()?.set_doubt(false);
+        let _ = catalog.index()?.clear_suspects();
     }
     if findings.any() {
         hurts::find(&catalog, &snapshots, &mut findings, observer, stop)?;

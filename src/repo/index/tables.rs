@@ -4,7 +4,7 @@ use super::run::{ORDINAL_END, Run, Seal};
 use super::{NewPack, PackRecord};
 use crate::error::{Error, Result};
 use crate::format::pack::Class;
-use crate::id::{Key, PackId, RepositoryId, mac};
+use crate::id::{Key, PackId, RepositoryId, SnapshotId, mac};
 use crate::repo::schema::{During, damaged};
 use rusqlite::Connection;
 use std::collections::HashMap;
@@ -22,19 +22,17 @@ pub struct Meta {
     pub next_run: u64,
     /// How often packs were removed.
     pub removals: u64,
-    /// 1 while chunks that snapshots need may be gone, else 0.
-    pub doubts: u64,
 }
 
 impl Meta {
     fn seal(&self, key: &Key) -> Seal {
-        let numbers = [self.next_pack.into(), self.next_ordinal, self.next_run, self.removals, self.doubts];
+        let numbers = [self.next_pack.into(), self.next_ordinal, self.next_run, self.removals];
         mac(key, &[b"meta", &self.repository.0, numbers.map(u64::to_le_bytes).as_flattened()])
     }
 
     /// Reads it, and checks its seal.
     pub fn read(db: &Connection, key: &Key) -> Result<Self> {
-        let sql = "SELECT repository, next_pack, next_ordinal, next_run, removals, doubts, seal FROM meta";
+        let sql = "SELECT repository, next_pack, next_ordinal, next_run, removals, seal FROM meta";
         let row = |row: &rusqlite::Row| {
             let meta = Meta {
                 repository: RepositoryId(row.get(0)?),
@@ -42,9 +40,8 @@ impl Meta {
                 next_ordinal: unsigned(row, 2)?,
                 next_run: unsigned(row, 3)?,
                 removals: unsigned(row, 4)?,
-                doubts: unsigned(row, 5)?,
             };
-            Ok((meta, row.get::<_, Seal>(6)?))
+            Ok((meta, row.get::<_, Seal>(5)?))
         };
         let (meta, seal) = db.query_row(sql, [], row).during("be read")?;
         match seal == meta.seal(key) {
@@ -55,17 +52,16 @@ impl Meta {
 
     /// Makes the row.
     pub fn insert(&self, db: &Connection, key: &Key) -> rusqlite::Result<()> {
-        db.execute("INSERT INTO meta VALUES (zeroblob(16), 0, 0, 0, 0, 0, zeroblob(16))", [])?;
+        db.execute("INSERT INTO meta VALUES (zeroblob(16), 0, 0, 0, 0, zeroblob(16))", [])?;
         self.update(db, key)
     }
 
     /// Writes the row anew.
     pub fn update(&self, db: &Connection, key: &Key) -> rusqlite::Result<()> {
         let sql = "UPDATE meta SET repository = ?1, next_pack = ?2, next_ordinal = ?3, next_run = ?4,
-                   removals = ?5, doubts = ?6, seal = ?7";
-        let [ordinal, run, removals, doubts] =
-            [self.next_ordinal, self.next_run, self.removals, self.doubts].map(|n| n as i64);
-        db.execute(sql, (self.repository.0, self.next_pack, ordinal, run, removals, doubts, self.seal(key)))?;
+                   removals = ?5, seal = ?6";
+        let [ordinal, run, removals] = [self.next_ordinal, self.next_run, self.removals].map(|n| n as i64);
+        db.execute(sql, (self.repository.0, self.next_pack, ordinal, run, removals, self.seal(key)))?;
         Ok(())
     }
 
@@ -112,6 +108,17 @@ pub fn insert_pack(db: &Connection, key: &Key, pack: &PackRecord, run: u64) -> r
 pub fn delete_packs(db: &Connection, packs: &[PackId]) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached("DELETE FROM packs WHERE id = ?1")?;
     packs.iter().try_for_each(|pack| statement.execute([pack.0]).map(drop))
+}
+
+/// Those that are there already are skipped.
+pub fn insert_suspects(db: &Connection, snapshots: &[SnapshotId]) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached("INSERT INTO suspects VALUES (?1) ON CONFLICT DO NOTHING")?;
+    snapshots.iter().try_for_each(|snapshot| statement.execute([snapshot.0]).map(drop))
+}
+
+/// Whether the snapshot is there.
+pub fn has_suspect(db: &Connection, snapshot: &SnapshotId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM suspects WHERE snapshot = ?1")?.exists([snapshot.0])
 }
 
 /// Adds the packs with number `from` and above.

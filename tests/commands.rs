@@ -253,7 +253,7 @@ fn excludes() {
         "10K",
         &source,
     ];
-    let done = varv.ok(&[args!["backup"], &words[..]].concat());
+    let done = varv.ok(&[args!["backup"], words].concat());
     done.says(&["matches-nothing"]);
     let target = varv.path("target");
     varv.restore(args![&source, &target]);

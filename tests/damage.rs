@@ -69,8 +69,7 @@ fn a_restore_names_what_is_damaged() {
         let target = varv.path("target");
         varv.ends(4, args!["restore", "-q", &source, &target]).says(&["early"]);
         assert!(fs::read(target.join("late")).unwrap() == fs::read(source.join("late")).unwrap(), "{kind}");
-        let id = data.file_name().unwrap().to_str().unwrap().to_string();
-        varv.ends(4, args!["dump", source.join("early")]).says(&[&id[..8]]);
+        varv.ends(4, args!["dump", source.join("early")]).says(&["chunk", "varv check"]);
     }
 }
 

@@ -359,13 +359,16 @@ fn a_source_keeps_the_path_under_which_it_was_given() {
     }
 }
 
+/// Data and where it lies.
+type Parts<'d> = &'d [(u64, &'d [u8])];
+
 #[test]
 fn holes_and_zeros() {
     let varv = Varv::new();
     let source = varv.dir("source");
     let (data, zeros) = (bytes(1, 1 << 20), vec![0; 1 << 20]);
     let mebi = 1 << 20;
-    let files: [(&str, u64, &[(u64, &[u8])]); 10] = [
+    let files: [(&str, u64, Parts); 10] = [
         ("all-hole", 5 * mebi, &[]),
         ("hole-of-odd-length", 1_000_003, &[]),
         ("data-hole", 4 * mebi, &[(0, &data)]),

@@ -16,6 +16,8 @@ pub const STATE: &str = "state";
 pub const INDEX: &str = "index";
 /// The index in its folder.
 pub const INDEX_FILE: &str = "index.sqlite";
+/// Locked while the index beside it is opened or made.
+pub const INDEX_TURN: &str = "turn";
 
 /// A pack's name: spread over 256 folders.
 pub fn pack(id: &PackId) -> String {

@@ -19,9 +19,6 @@ use crate::error::{Error, IoContext, Result};
 use crate::id::{ChunkId, PackId};
 use crate::observe::{Event, Observer, Stop};
 
-/// Locked while the index beside it is opened or made.
-const TURN_FILE: &str = "turn";
-
 impl Repo {
     /// The repository's chunks: opens the index, or makes it anew, and brings it up to date.
     pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
@@ -191,7 +188,7 @@ fn make_private_folder(folder: &Path) -> Result<()> {
 
 /// Waits until no other process opens or makes the index; lasts until it is dropped.
 fn take_turn(folder: &Path) -> Result<File> {
-    let path = folder.join(TURN_FILE);
+    let path = folder.join(layout::INDEX_TURN);
     let file = File::options().create(true).append(true).mode(0o600).open(&path).at("open", &path)?;
     flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
     Ok(file)

@@ -64,7 +64,9 @@ fn kind_of(parts: &[&str], is_folder: bool) -> Kind {
         ([layout::PACKS, shard], true) if shard.len() == 2 => Kind::Folder,
         ([layout::PACKS, _, _], false) => ours(layout::pack_id(&parts.join("/")).is_some()),
         ([layout::SNAPSHOTS | layout::FORGOTTEN, name], false) => ours(SnapshotId::from_hex(name).is_some()),
-        ([layout::INDEX, name], false) => ours(name.starts_with(layout::INDEX_FILE)),
+        ([layout::INDEX, name], false) => {
+            ours(name.starts_with(layout::INDEX_FILE) || *name == layout::INDEX_TURN)
+        }
         _ => Kind::Foreign,
     }
 }

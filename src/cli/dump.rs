@@ -17,7 +17,7 @@ use crate::history::resolve::resolve;
 use crate::repo::Intent;
 use crate::restore;
 
-/// Print the bytes of a file, volume or stream.
+/// Print the bytes of a file, volume or stream; of a directory, a pax archive.
 #[derive(Debug, Args)]
 pub struct Dump {
     /// The path in the snapshot, a stream's name or a volume

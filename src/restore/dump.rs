@@ -16,7 +16,7 @@ const BUFFER_LEN: u64 = 16 << 20;
 
 /// Writes the content to `out`. Ends at the first chunk that cannot be read.
 pub fn dump(context: &Context, map: &Map, path: &Path, out: &mut dyn Write) -> Result<()> {
-    let mut dump = Dump { context, path, out, start: 0, window: Vec::new(), len: 0 };
+    let mut dump = Dump::new(context, path, out);
     for item in Extents::of(context.catalog, map) {
         dump.extent(item?.1)?;
     }
@@ -24,20 +24,40 @@ pub fn dump(context: &Context, map: &Map, path: &Path, out: &mut dyn Write) -> R
     dump.out.flush().map_err(cannot_print)
 }
 
-fn cannot_print(source: std::io::Error) -> Error {
+/// Writing to standard output failed.
+pub fn cannot_print(source: std::io::Error) -> Error {
     Error::Io { action: "write to", path: PathBuf::from("standard output"), source }
 }
 
-struct Dump<'a> {
+/// Writes extents as they come, some at a time.
+pub struct Dump<'a> {
     context: &'a Context<'a>,
     path: &'a Path,
     out: &'a mut dyn Write,
-    start: u64,
     window: Vec<Extent>,
     len: u64,
 }
 
-impl Dump<'_> {
+impl<'a> Dump<'a> {
+    /// To `out`; `path` is for messages.
+    pub fn new(context: &'a Context<'a>, path: &'a Path, out: &'a mut dyn Write) -> Self {
+        Self { context, path, out, window: Vec::new(), len: 0 }
+    }
+
+    /// Writes a map's data alone; how much it was.
+    pub fn data_of(mut self, map: &Map) -> Result<u64> {
+        let mut written = 0;
+        for item in Extents::of(self.context.catalog, map) {
+            let (_, extent) = item?;
+            if extent.data_len() > 0 {
+                written += extent.len();
+                self.extent(extent)?;
+            }
+        }
+        self.flush()?;
+        Ok(written)
+    }
+
     fn extent(&mut self, extent: Extent) -> Result<()> {
         if self.len + extent.len() > BUFFER_LEN {
             self.flush()?;
@@ -60,17 +80,12 @@ impl Dump<'_> {
             self.write(&zeros[..now as usize])?;
             left -= now;
         }
-        self.start += len;
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.context.stop.check()?;
-        self.out.write_all(bytes).map_err(|source| Error::Io {
-            action: "write to",
-            path: PathBuf::from("standard output"),
-            source,
-        })
+        self.out.write_all(bytes).map_err(cannot_print)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -92,7 +107,6 @@ impl Dump<'_> {
         let bytes = Arc::into_inner(buffer).and_then(|buffer| buffer.bytes.into_inner().ok());
         let bytes = bytes.ok_or(Error::Internal("a buffer is still in use"))?;
         self.write(&bytes)?;
-        self.start += self.len;
         self.len = 0;
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! its chunks wherever they belong (`window`). Directories get their metadata when nothing is
 //! written below them any more.
 
+mod archive;
 mod content;
 mod dump;
 mod plan;
@@ -252,7 +253,7 @@ impl Context<'_> {
     }
 }
 
-/// Writes the content of a file, volume or stream to `out`. Ends at the first chunk that cannot
+/// Writes the content of a file, volume or stream to `out`, or a directory as a pax archive. Ends at the first chunk that cannot
 /// be read.
 pub fn dump(
     repo: &Repo,
@@ -263,12 +264,14 @@ pub fn dump(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let Some(map) = entry.map() else {
-        return Err(Error::Refused(format!("a {} has no bytes to dump", entry.kind())));
-    };
     let metadata = Metadata::new(OwnerMap::Numeric);
     let options = RestoreOptions::default();
     let context = Context { repo, catalog, options: &options, metadata: &metadata, observer, stop };
-    observer.event(Event::Phase { name: "dumping", bytes: Some(map.len()) });
-    dump::dump(&context, map, path, out)
+    let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
+    observer.event(Event::Phase { name: "dumping", bytes: Some(bytes) });
+    match entry.map() {
+        Some(map) => dump::dump(&context, map, path, out),
+        None if entry.dir().is_some() => archive::tree(&context, entry, out),
+        None => Err(Error::Refused(format!("a {} has no bytes to dump", entry.kind()))),
+    }
 }

@@ -110,6 +110,7 @@ fn readers_are_not_disturbed() {
     }
     backups.into_iter().for_each(end);
     restore_all(&varv, &sources, "after");
+    varv.ok(args!["check", "--read-data", "--quiet"]);
 }
 
 /// Who is killed in the middle of it must not harm the others.
@@ -134,4 +135,5 @@ fn one_of_them_is_killed() {
         varv.backup(args![source]);
     }
     restore_all(&varv, &sources, "after");
+    varv.ok(args!["check", "--read-data", "--quiet"]);
 }

@@ -77,6 +77,7 @@ fn a_backup_is_killed_at_any_moment() {
     varv.backup(args!["--tag", "last", &source]);
     states.insert("last".into(), read(&source));
     restore_newest(&varv, &source, &states, usize::MAX);
+    varv.ok(args!["check", "--read-data", "--quiet"]);
     println!("{published} of {KILLS} were complete when they were killed");
     // Nothing of that rests on the index.
     fs::remove_dir_all(varv.repository.join("index")).unwrap();
@@ -367,6 +368,7 @@ fn fill_up(mut varv: Varv, point: &Path) {
     states.insert("after".into(), read(&source));
     varv.backup(args!["--tag", "after", &source]);
     assert_eq!(varv.snapshots().len(), listed.len() + 1);
+    varv.ok(args!["check", "--read-data", "--quiet"]);
     restore_newest(&varv, &source, &states, usize::MAX);
 }
 

@@ -69,6 +69,7 @@ fn a_restore_names_what_is_damaged() {
         let target = varv.path("target");
         varv.ends(4, args!["restore", "-q", &source, &target]).says(&["early"]);
         assert!(fs::read(target.join("late")).unwrap() == fs::read(source.join("late")).unwrap(), "{kind}");
+        varv.ends(4, args!["check", "--read-data"]);
         varv.ends(4, args!["dump", source.join("early")]).says(&["chunk", "varv check"]);
     }
 }

@@ -144,9 +144,6 @@ impl Repo {
         let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
         let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
         if !signed.is_authentic(&keys.config_mac()) {
-            if matches!(options.secret, Some(Secret::Master(_))) {
-                return Err(Error::WrongKey("the recovery code is not of this repository".into()));
-            }
             return Err(not_authentic(options.secret));
         }
         if lock.is_none() && options.intent == Intent::Read {

@@ -3,7 +3,7 @@
 //! One value for all threads; the index and the caches are behind locks.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
@@ -30,18 +30,16 @@ const NODES_MAX: usize = 24 << 20;
 pub struct Catalog {
     reader: PackReader,
     index: Mutex<Index>,
-    index_folder: PathBuf,
     packs: Mutex<Bounded<PackId, OpenPack>>,
     nodes: Mutex<NodeCache>,
 }
 
 impl Catalog {
     /// Over an index that knows just the packs of the store.
-    pub fn new(reader: PackReader, index: Index, index_folder: PathBuf) -> Result<Self> {
+    pub fn new(reader: PackReader, index: Index) -> Result<Self> {
         Ok(Self {
             reader,
             index: Mutex::new(index),
-            index_folder,
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
             nodes: Mutex::new(NodeCache::new()?),
         })
@@ -82,7 +80,8 @@ impl Catalog {
         let mut index = self.index()?;
         index.add_packs(&packs)?;
         // A merge that is put off for lack of room, or done by another, is no failure.
-        index.merge_if_due(free_bytes(&self.index_folder)).map(drop)
+        let free = free_bytes(index.folder());
+        index.merge_if_due(free).map(drop)
     }
 
     /// The store that the packs are in.

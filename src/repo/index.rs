@@ -173,6 +173,11 @@ impl Index {
         self.state.packs.get(at)
     }
 
+    /// The folder that its file is in.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// Follows what other processes did.
     pub fn refresh(&mut self) -> Result<()> {
         let tx = read(&self.db)?;

@@ -25,8 +25,7 @@ impl Repo {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
         let mut index = self.open_index(observer)?;
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
-        let folder = self.index_path()?.parent().map(Path::to_path_buf).unwrap_or_default();
-        Catalog::new(reader, index, folder)
+        Catalog::new(reader, index)
     }
 
     /// Makes the index anew from the packs alone.

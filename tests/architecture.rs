@@ -50,6 +50,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("ignore", &["source"]),
     ("indicatif", &["cli"]),
     ("rpassword", &["cli"]),
+    ("tar", &["restore/archive"]),
     ("rusqlite", &["repo/index", "repo/schema"]),
     ("signal_hook", &["cli"]),
     ("thiserror", &["error"]),

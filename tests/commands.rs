@@ -4,7 +4,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
+use std::process::Command;
 
 use support::make::{bytes, tree};
 use support::tree::{assert_same, read};
@@ -103,8 +104,31 @@ fn nothing_to_restore() {
     varv.backup(args![&source]);
     varv.ends(1, args!["restore", "--snapshot", "0123456789", &source, varv.path("t")]);
     varv.ends(1, args!["dump", "stream"]);
-    varv.ends(2, args!["dump", &source]);
     assert!(!varv.path("t").exists());
+}
+
+#[test]
+fn a_directory_is_dumped_as_an_archive() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    let holes = fs::File::create(source.join("holes")).unwrap();
+    holes.set_len(8 << 20).unwrap();
+    holes.write_all_at(b"data", 3 << 20).unwrap();
+    fs::hard_link(source.join("holes"), source.join("the same")).unwrap();
+    symlink("nowhere", source.join("a dangling link")).unwrap();
+    let long = source.join("x".repeat(200)).join("y".repeat(200));
+    fs::create_dir_all(&long).unwrap();
+    fs::write(long.join("deep"), "deep").unwrap();
+    varv.backup(args![&source]);
+    let archive = varv.path("archive.tar");
+    let dumped = varv.command(args!["dump", &source]).stdout(fs::File::create(&archive).unwrap()).status();
+    assert!(dumped.unwrap().success());
+    assert!(fs::metadata(&archive).unwrap().len() < 4 << 20, "holes were written out");
+    let out = varv.dir("out");
+    let untar = Command::new("tar").arg("-xpf").arg(&archive).arg("-C").arg(&out).status();
+    assert!(untar.unwrap().success());
+    assert_same(&source, &out.join("source"));
 }
 
 #[test]

@@ -220,6 +220,7 @@ impl World {
             tier: Tier::Hot,
             excludes: ExcludeOptions::default(),
             scan: ScanOptions::default(),
+            delta: true,
             dry_run: false,
         }
     }

@@ -3,17 +3,19 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cut::{Cutter, Joiner, Part, Piece};
+use super::earlier::Earlier;
 use super::frames::{Frames, Stream};
 use super::scan::changed_since;
 use super::step::{Change, Done, FileRead, LINKED_MAX, LargeEnd, PieceRead, Place, Step};
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
-use crate::format::map::{self, Extent};
+use crate::format::map::{self, Extent, Map};
 use crate::format::pack::Kind;
 use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange};
 use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload, Xattr};
 use crate::id::{ChunkId, Key};
 use crate::observe::{Event, Observer};
+use crate::repo::catalog::Catalog;
 use crate::repo::keys::Keys;
 use crate::text::escape;
 
@@ -27,8 +29,10 @@ pub struct Assembler<'c> {
     nodes: Nodes<'c>,
     cutter: Cutter<'c>,
     observer: &'c dyn Observer,
+    /// Where the parent's content is looked up, if new chunks may be compressed against it.
+    delta: Option<&'c Catalog>,
     joiner: Joiner,
-    large: Option<Large>,
+    large: Option<Large<'c>>,
     /// Content and attributes of files with several names, by device and inode.
     linked: HashMap<(u64, u64), (Payload, Vec<Xattr>)>,
     /// Open directories, the roots' pseudo directory first.
@@ -61,12 +65,21 @@ struct OpenDir {
     bytes: u64,
 }
 
-struct Large {
+struct Large<'c> {
     place: Place,
     entry: Entry,
     change: Change,
-    map: map::Builder,
+    content: Content<'c>,
     failed: Option<String>,
+}
+
+/// A file's or volume's content while its map is built.
+struct Content<'c> {
+    stream: Stream,
+    map: map::Builder,
+    /// Its length so far.
+    len: u64,
+    earlier: Option<Earlier<'c>>,
 }
 
 /// Stores map and tree nodes.
@@ -83,7 +96,7 @@ impl Nodes<'_> {
             || self.frames.has_taken(&id)
             || !self.frames.known(vec![id])?.is_empty();
         if !known {
-            self.frames.take(stream, id, bytes)?;
+            self.frames.take(stream, id, bytes, None)?;
         }
         Ok(id)
     }
@@ -91,13 +104,20 @@ impl Nodes<'_> {
 
 impl<'c> Assembler<'c> {
     /// New chunks go to `frames`.
-    pub fn new(frames: Frames<'c>, keys: &'c Keys, cutter: Cutter<'c>, observer: &'c dyn Observer) -> Self {
+    pub fn new(
+        frames: Frames<'c>,
+        keys: &'c Keys,
+        cutter: Cutter<'c>,
+        delta: Option<&'c Catalog>,
+        observer: &'c dyn Observer,
+    ) -> Self {
         let nodes = Nodes { frames, keys, known: HashSet::new() };
         let roots = OpenDir::new(None, keys.ids(Kind::Tree));
         Self {
             nodes,
             cutter,
             observer,
+            delta,
             joiner: Joiner::default(),
             large: None,
             linked: HashMap::new(),
@@ -169,9 +189,13 @@ impl<'c> Assembler<'c> {
                 self.complete(entry, change)
             }
             Step::Again(place, entry, change) => self.again(place, entry, change),
-            Step::Begin(place, entry, change) => {
-                let map = map::Builder::default();
-                self.large = Some(Large { place, entry, change, map, failed: None });
+            Step::Begin(place, entry, change, earlier) => {
+                let stream = match entry.payload {
+                    Payload::File(_) => Stream::Files,
+                    _ => Stream::Volumes,
+                };
+                let content = self.content(stream, earlier.as_ref());
+                self.large = Some(Large { place, entry, change, content, failed: None });
                 Ok(())
             }
             Step::End(end) => self.end(end),
@@ -213,10 +237,10 @@ impl<'c> Assembler<'c> {
     }
 
     fn file(&mut self, file: FileRead, known: &HashSet<ChunkId>) -> Result<()> {
-        let FileRead { mut entry, piece, change, unstable, place } = file;
-        let mut builder = map::Builder::default();
-        self.chunks(Stream::Files, &piece, known, &mut builder)?;
-        let map = builder.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+        let FileRead { mut entry, piece, change, earlier, unstable, place } = file;
+        let mut content = self.content(Stream::Files, earlier.as_ref());
+        self.chunks(&piece, known, &mut content)?;
+        let map = content.map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         entry.payload = Payload::File(map);
         self.remember_linked(&entry);
         if unstable {
@@ -233,13 +257,7 @@ impl<'c> Assembler<'c> {
             self.unreadable(&large.place, offset, len);
         }
         match read.piece {
-            Ok(piece) if large.failed.is_none() => {
-                let stream = match large.entry.payload {
-                    Payload::File(_) => Stream::Files,
-                    _ => Stream::Volumes,
-                };
-                self.chunks(stream, &piece, known, &mut large.map)?;
-            }
+            Ok(piece) if large.failed.is_none() => self.chunks(&piece, known, &mut large.content)?,
             Ok(_) => {}
             Err(e) => {
                 let what = format!("cannot read it at byte {}: {e}", read.offset);
@@ -251,14 +269,14 @@ impl<'c> Assembler<'c> {
     }
 
     fn end(&mut self, end: LargeEnd) -> Result<()> {
-        let Some(Large { place, mut entry, change, map, failed }) = self.large.take() else {
+        let Some(Large { place, mut entry, change, content, failed }) = self.large.take() else {
             return Err(Error::Internal("an end without a file"));
         };
         if let Some(what) = failed {
             self.missing(&place, what);
             return Ok(());
         }
-        let map = map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+        let map = content.map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         entry.payload = match entry.payload {
             Payload::Volume(_) => Payload::Volume(map),
             Payload::Stream(_) => Payload::Stream(map),
@@ -271,21 +289,20 @@ impl<'c> Assembler<'c> {
         self.complete(entry, change)
     }
 
+    fn content(&self, stream: Stream, earlier: Option<&Map>) -> Content<'c> {
+        let earlier = self.delta.zip(earlier).map(|(catalog, map)| Earlier::of(catalog, map));
+        Content { stream, map: map::Builder::default(), len: 0, earlier }
+    }
+
     /// Takes a piece's chunks, as far as they are new, and adds its extents to a map.
-    fn chunks(
-        &mut self,
-        stream: Stream,
-        piece: &Piece,
-        known: &HashSet<ChunkId>,
-        map: &mut map::Builder,
-    ) -> Result<()> {
+    fn chunks(&mut self, piece: &Piece, known: &HashSet<ChunkId>, content: &mut Content) -> Result<()> {
         let stats = &mut self.result.stats;
         for part in &piece.parts {
             let extent = match *part {
                 Part::Chunk { id, start, len } => {
                     stats.bytes_read += len as u64;
                     if !known.contains(&id) && !self.nodes.frames.has_taken(&id) {
-                        self.nodes.frames.take(stream, id, piece.bytes(start, len))?;
+                        content.take(&mut self.nodes.frames, id, piece.bytes(start, len))?;
                     }
                     Extent::Data { id, len: len as u32 }
                 }
@@ -301,7 +318,8 @@ impl<'c> Assembler<'c> {
                 Part::Open { .. } => return Err(Error::Internal("a piece was not joined")),
             };
             self.progress += extent.len();
-            map.push(extent, &mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
+            content.len += extent.len();
+            content.map.push(extent, &mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         }
         Ok(())
     }
@@ -389,6 +407,16 @@ impl<'c> Assembler<'c> {
     /// Completes the packs after a stop, so that the next run finds what this one read.
     pub fn abandon(self) -> Result<()> {
         self.nodes.frames.finish().map(drop)
+    }
+}
+
+impl Content<'_> {
+    /// Takes the chunk that follows, which is new.
+    fn take(&mut self, frames: &mut Frames, id: ChunkId, bytes: &[u8]) -> Result<()> {
+        let near = self.earlier.as_mut().map(|earlier| earlier.near(self.len, bytes.len() as u64));
+        let mut like = near.into_iter().flatten().peekable();
+        let stream = if like.peek().is_some() { Stream::Changes } else { self.stream };
+        frames.take(stream, id, bytes, like)
     }
 }
 

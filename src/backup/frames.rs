@@ -22,6 +22,8 @@ pub enum Stream {
     Files,
     /// Chunks of volumes and of other large content.
     Volumes,
+    /// Chunks of either, where the parent has something else in their place.
+    Changes,
     /// Map nodes.
     Maps,
     /// Tree nodes.
@@ -29,12 +31,12 @@ pub enum Stream {
 }
 
 impl Stream {
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
 
     /// What its chunks are.
     pub fn kind(self) -> Kind {
         match self {
-            Stream::Files | Stream::Volumes => Kind::Data,
+            Stream::Files | Stream::Volumes | Stream::Changes => Kind::Data,
             Stream::Maps => Kind::Map,
             Stream::Trees => Kind::Tree,
         }
@@ -43,7 +45,7 @@ impl Stream {
     fn frame_len(self, sizes: &Sizes) -> usize {
         (match self {
             Stream::Files => sizes.tree_frame,
-            Stream::Volumes => sizes.volume_frame,
+            Stream::Volumes | Stream::Changes => sizes.volume_frame,
             Stream::Maps | Stream::Trees => sizes.metadata_frame,
         }) as usize
     }
@@ -122,8 +124,14 @@ impl<'c> Frames<'c> {
         self.taken.contains(id)
     }
 
-    /// Takes a chunk that is new.
-    pub fn take(&mut self, stream: Stream, id: ChunkId, bytes: &[u8]) -> Result<()> {
+    /// Takes a chunk that is new, and what it may be like.
+    pub fn take(
+        &mut self,
+        stream: Stream,
+        id: ChunkId,
+        bytes: &[u8],
+        like: impl IntoIterator<Item = ChunkId>,
+    ) -> Result<()> {
         if bytes.len() > FRAME_RAW_MAX as usize {
             return Err(Error::Internal("a chunk is longer than any frame"));
         }
@@ -135,7 +143,7 @@ impl<'c> Frames<'c> {
         }
         self.open[stream as usize]
             .get_or_insert_with(|| RawFrame::new(stream.kind(), self.reusable.try_recv().unwrap_or_default()))
-            .push(id, bytes);
+            .push(id, bytes, like);
         self.taken.insert(id);
         if stream.kind() == Kind::Data {
             self.chunks += 1;

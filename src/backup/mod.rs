@@ -12,6 +12,7 @@
 mod assemble;
 mod buffers;
 pub mod cut;
+mod earlier;
 mod frames;
 mod packs;
 mod pipeline;
@@ -78,6 +79,8 @@ pub struct BackupOptions {
     pub excludes: ExcludeOptions,
     /// How to look at the sources.
     pub scan: ScanOptions,
+    /// Whether new chunks may be compressed against what the parent has in their place.
+    pub delta: bool,
     /// Do all but write.
     pub dry_run: bool,
 }

@@ -1,7 +1,7 @@
 //! The threads of a backup, and how their errors come home.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope};
 
 use crossbeam_channel::{Sender, unbounded};
@@ -13,11 +13,10 @@ use super::frames::Frames;
 use super::packs::{Packs, Written};
 use super::read::Worker;
 use super::scan::Scan;
-use super::step::{Change, Done, Place};
+use super::step::{Done, Place};
 use super::stream::{self, Stream};
 use super::{BackupOptions, RootPlan, Source};
 use crate::chunker::{Chunker, Params};
-use crate::codec::frame::Encoder;
 use crate::error::{Error, Result};
 use crate::format::hashtree::Root;
 use crate::format::pack::Kind;
@@ -25,8 +24,9 @@ use crate::id::ChunkId;
 use crate::observe::{Observer, Stop};
 use crate::ordered::{Output, ordered};
 use crate::repo::Repo;
-use crate::repo::catalog::Catalog;
-use crate::repo::packer::RawFrame;
+use crate::repo::catalog::{Catalog, lock};
+use crate::repo::delta::DeltaEncoder;
+use crate::repo::packer::{EncodedFrame, RawFrame};
 use crate::source::exclude::{Excludes, SourceExcludes};
 use crate::source::owners::Owners;
 use crate::source::walk::{THREADS_DEFAULT, Walker};
@@ -77,7 +77,8 @@ pub fn run(
     let packs = Packs::new(&**repo.store(), repo.keys(), repo.id(), config.sizes);
     catalog.index()?.load_filters()?;
     let (used, reusable) = unbounded();
-    let encoders = encoders(processors, level, &used)?;
+    let bases: Arc<Mutex<HashSet<u32>>> = Arc::default();
+    let encoders = encoders(catalog, processors, level, &bases, &used)?;
 
     thread::scope(|scope| {
         let worker = Worker { buffers: Arc::default(), cutter, owners: &owners };
@@ -101,13 +102,17 @@ pub fn run(
             })
             .map_err(|_| Error::Internal("no thread can be started"))?;
         let frames = Frames::new(catalog, config.sizes, frames, reusable, published);
-        let assembler = Assembler::new(frames, repo.keys(), cutter, observer);
+        let delta = options.delta.then_some(catalog);
+        let assembler = Assembler::new(frames, repo.keys(), cutter, delta, observer);
         let assembled = assemble(assembler, done, || {
             scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
         });
         let written = writer.join().map_err(|_| Error::Internal("the writer ended early"))?;
         match (assembled, written) {
-            (Ok((root, reused, assembled)), Ok(written)) => Ok(Finished { root, reused, assembled, written }),
+            (Ok((root, mut reused, assembled)), Ok(written)) => {
+                reused.extend(lock(&bases)?.iter());
+                Ok(Finished { root, reused, assembled, written })
+            }
             // When writing fails, the assembler only sees that nobody takes its frames.
             (Err(Error::Internal(_)), Err(cause)) | (Ok(_), Err(cause)) => Err(cause),
             (Err(cause), _) => Err(cause),
@@ -115,17 +120,19 @@ pub fn run(
     })
 }
 
-fn encoders(
+fn encoders<'c>(
+    catalog: &'c Catalog,
     count: usize,
     level: i8,
+    bases: &Arc<Mutex<HashSet<u32>>>,
     used: &Sender<Vec<u8>>,
-) -> Result<Vec<impl FnMut(RawFrame) -> Result<crate::repo::packer::EncodedFrame> + Send>> {
+) -> Result<Vec<impl FnMut(RawFrame) -> Result<EncodedFrame> + Send + 'c>> {
     (0..count)
         .map(|_| {
-            let mut encoder = Encoder::new(level)?;
+            let mut encoder = DeltaEncoder::new(catalog, level, Arc::clone(bases))?;
             let used = used.clone();
             Ok(move |frame: RawFrame| {
-                let (encoded, raw) = frame.encode(&mut encoder, level)?;
+                let (encoded, raw) = encoder.encode(frame)?;
                 let _ = used.send(raw);
                 Ok(encoded)
             })
@@ -175,8 +182,7 @@ fn scan_all<'scope, 'f: 'scope>(
             }
             (source, _) => {
                 let Some(mut stream) = Stream::open(source)? else { continue };
-                let change = if before.is_some() { Change::Changed } else { Change::New };
-                scan.stream(stream::entry(&root.name, owners), &mut stream, change)?;
+                scan.stream(stream::entry(&root.name, owners), &mut stream, before.as_ref())?;
                 stream.finish()?;
             }
         }

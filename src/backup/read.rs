@@ -67,8 +67,8 @@ impl Worker<'_> {
         let unstable = !same(&before, &fstat(&file)?) || !same(&before, &wanted.stat);
         let payload = Payload::File(Map::default());
         let entry = metadata::entry(wanted.name.clone(), &before, self.owners, xattrs, payload);
-        let (change, place) = (wanted.change, wanted.place.clone());
-        Ok(FileRead { entry, piece, change, unstable, place })
+        let (change, place, earlier) = (wanted.change, wanted.place.clone(), wanted.earlier.clone());
+        Ok(FileRead { entry, piece, change, earlier, unstable, place })
     }
 
     fn read_whole(&self, file: &File, stat: &Stat, buffer: &mut Buffer) -> io::Result<Vec<Part>> {

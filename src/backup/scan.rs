@@ -130,7 +130,7 @@ impl<'a> Scan<'a> {
     pub fn single(&mut self, path: &Path, name: Vec<u8>, stat: &Stat, before: Option<Entry>) -> Result<()> {
         let place = Place::root(path);
         if FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice {
-            return self.device(place, name, stat, change_of(before.as_ref()));
+            return self.device(place, name, stat, before.as_ref());
         }
         self.entry(place, name, stat, before)
     }
@@ -145,9 +145,9 @@ impl<'a> Scan<'a> {
     }
 
     /// A root that is read from a stream.
-    pub fn stream(&mut self, entry: Entry, stream: &mut dyn Read, change: Change) -> Result<()> {
+    pub fn stream(&mut self, entry: Entry, stream: &mut dyn Read, before: Option<&Entry>) -> Result<()> {
         let place = Place::root(path_of(&entry.name));
-        self.send(Step::Begin(place.clone(), entry, change))?;
+        self.begin(place.clone(), entry, before)?;
         let mut offset = 0;
         loop {
             let body = read_piece(stream).at("read", place.path())?;
@@ -292,23 +292,30 @@ impl<'a> Scan<'a> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         // The parent may have its node only.
         let is_volume = kind == FileType::BlockDevice && self.options.read_devices;
-        if let Some(before) = before
-            && !self.options.force_read
-            && !is_volume
-            && metadata::unchanged(stat, &before)
-            && self.is_whole(&before)
-        {
-            return self.send(Step::Ready(before, Change::Unchanged));
-        }
+        let unchanged = |before: &Entry| {
+            !self.options.force_read
+                && !is_volume
+                && metadata::unchanged(stat, before)
+                && self.is_whole(before)
+        };
+        let before = match before {
+            Some(before) if unchanged(&before) => return self.send(Step::Ready(before, Change::Unchanged)),
+            changed => changed,
+        };
         match kind {
             FileType::RegularFile if self.went_by(stat) => {
                 let payload = Payload::File(Map::default());
                 let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
                 self.send(Step::Again(place, entry, change))
             }
-            FileType::RegularFile if stat.st_size as u64 > PIECE_LEN => self.large(place, name, change),
-            FileType::RegularFile => self.send(Step::Read(FileToRead { place, name, stat: *stat, change })),
-            FileType::BlockDevice if is_volume => self.device(place, name, stat, change),
+            FileType::RegularFile if stat.st_size as u64 > PIECE_LEN => {
+                self.large(place, name, before.as_ref())
+            }
+            FileType::RegularFile => {
+                let earlier = before.as_ref().and_then(Entry::map).cloned();
+                self.send(Step::Read(FileToRead { place, name, stat: *stat, change, earlier }))
+            }
+            FileType::BlockDevice if is_volume => self.device(place, name, stat, before.as_ref()),
             _ => self.node(place, name, stat, change),
         }
     }
@@ -356,7 +363,7 @@ impl<'a> Scan<'a> {
         Ok(metadata::entry(name, stat, self.owners, xattrs, payload))
     }
 
-    fn large(&mut self, place: Place, name: Vec<u8>, change: Change) -> Result<()> {
+    fn large(&mut self, place: Place, name: Vec<u8>, before: Option<&Entry>) -> Result<()> {
         let opened = open(&place).and_then(|file| {
             let stat = fstat(&file)?;
             let xattrs = metadata::xattrs_of_fd(&file)?;
@@ -367,13 +374,13 @@ impl<'a> Scan<'a> {
             Err(e) => return self.send(Step::Missing(place, e.to_string())),
         };
         let entry = metadata::entry(name, &stat, self.owners, xattrs, Payload::File(Map::default()));
-        self.send(Step::Begin(place, entry, change))?;
+        self.begin(place, entry, before)?;
         let file = Arc::new(file);
         self.pieces(&file, stat.st_size as u64, is_sparse(&stat))?;
         self.send(Step::End(LargeEnd { before: Some((file, stat)) }))
     }
 
-    fn device(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {
+    fn device(&mut self, place: Place, name: Vec<u8>, stat: &Stat, before: Option<&Entry>) -> Result<()> {
         let opened = open(&place).and_then(|file| Ok((device_len(&file)?, file)));
         let (len, file) = match opened {
             Ok(opened) => opened,
@@ -381,9 +388,14 @@ impl<'a> Scan<'a> {
         };
         let payload = Payload::Volume(Map::default());
         let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
-        self.send(Step::Begin(place, entry, change))?;
+        self.begin(place, entry, before)?;
         self.pieces(&Arc::new(file), len, false)?;
         self.send(Step::End(LargeEnd { before: None }))
+    }
+
+    fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>) -> Result<()> {
+        let earlier = before.and_then(Entry::map).cloned();
+        self.send(Step::Begin(place, entry, change_of(before), earlier))
     }
 
     fn pieces(&mut self, file: &Arc<File>, len: u64, look_for_holes: bool) -> Result<()> {

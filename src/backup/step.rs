@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::Stat;
 
 use super::cut::Piece;
+use crate::format::map::Map;
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::source::path_of;
@@ -75,6 +76,8 @@ pub struct FileToRead {
     pub stat: Stat,
     /// How it compares with the parent.
     pub change: Change,
+    /// What the parent has as its content.
+    pub earlier: Option<Map>,
 }
 
 /// Where a piece's bytes come from.
@@ -124,8 +127,8 @@ pub enum Step {
     Read(FileToRead),
     /// One more name of a file that went by already under another: it is not read again.
     Again(Place, Entry, Change),
-    /// A large file, volume or stream begins.
-    Begin(Place, Entry, Change),
+    /// A large file, volume or stream begins; what the parent has as its content.
+    Begin(Place, Entry, Change, Option<Map>),
     /// A stretch of it.
     Piece(PieceToRead),
     /// It ends.
@@ -164,6 +167,8 @@ pub struct FileRead {
     pub piece: Piece,
     /// How it compares with the parent.
     pub change: Change,
+    /// What the parent has as its content.
+    pub earlier: Option<Map>,
     /// Whether it changed while it was read.
     pub unstable: bool,
     /// Where it is.

@@ -61,6 +61,9 @@ pub struct Backup {
     /// Read files that look unchanged too
     #[arg(long)]
     force_read: bool,
+    /// Compress everything on its own, not what changed against what it was before
+    #[arg(long)]
+    no_delta: bool,
     /// Do all but write
     #[arg(long)]
     dry_run: bool,
@@ -167,6 +170,7 @@ impl Backup {
             offset,
             user: std::env::var("USER").unwrap_or_default(),
             tier: self.tier,
+            delta: !self.no_delta,
             excludes: ExcludeOptions {
                 patterns: self.exclude,
                 pattern_files: self.exclude_from,

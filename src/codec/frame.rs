@@ -1,7 +1,7 @@
 //! Compression of whole frames, and finding out cheaply where it does not pay.
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{CParameter, compress_bound};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
 
 use crate::error::{Error, Result};
 use crate::format::pack::{Codec, SEAL_LEN};
@@ -55,6 +55,29 @@ impl Encoder {
         Ok((Codec::Raw, with_room(raw)))
     }
 
+    /// The stored form of a frame that is compressed against `prefix`, with room for the seal;
+    /// `None` where that gains nothing. The two must not share memory: zstd then takes the frame for
+    /// what overwrites the prefix.
+    pub fn encode_delta(&mut self, raw: &[u8], prefix: &[u8]) -> Result<Option<Vec<u8>>> {
+        let bound = compress_bound(raw.len());
+        if self.scratch.len() < bound {
+            self.scratch.resize(bound, 0);
+        }
+        // A context that refers to a prefix lives no longer than it. The allocator has the last
+        // one's memory at hand.
+        let compress = |scratch: &mut [u8]| {
+            let mut context = CCtx::create();
+            for parameter in delta_parameters(self.level, raw.len() + prefix.len()) {
+                context.set_parameter(parameter)?;
+            }
+            context.ref_prefix(prefix)?;
+            context.compress2(scratch, raw)
+        };
+        let len = compress(&mut self.scratch[..]).map_err(|_| Error::Internal("zstd compression"))?;
+        let worth = len < raw.len() / 64 * WORTH_64THS + raw.len() % 64;
+        Ok(worth.then(|| with_room(&self.scratch[..len])))
+    }
+
     /// Whether pieces spread over the frame shrink at the fastest level.
     fn looks_compressible(&mut self, raw: &[u8]) -> Result<bool> {
         if raw.len() <= PROBE_FROM {
@@ -70,6 +93,22 @@ impl Encoder {
     }
 }
 
+/// zstd's own tables for fast levels are too small to find a prefix's bytes again at a distance
+/// of megabytes: one night of a database takes 67 MiB with them and 19 MiB with these. Larger
+/// ones cost time and gain nothing (`docs/benchmarks.md`).
+fn delta_parameters(level: i32, reach: usize) -> Vec<CParameter> {
+    let reach_log = usize::BITS - reach.leading_zeros();
+    let mut parameters = vec![
+        CParameter::CompressionLevel(level),
+        CParameter::WindowLog(reach_log.clamp(WINDOW_LOG_MIN, DELTA_WINDOW_LOG)),
+    ];
+    if level <= SMALL_TABLES_UP_TO {
+        let long = reach_log.saturating_sub(1).clamp(SHORT_TABLE_LOG, LONG_TABLE_LOG);
+        parameters.extend([CParameter::HashLog(long), CParameter::ChainLog(SHORT_TABLE_LOG)]);
+    }
+    parameters
+}
+
 /// A copy that a seal can be appended to without moving it.
 fn with_room(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + SEAL_LEN);
@@ -79,6 +118,16 @@ fn with_room(bytes: &[u8]) -> Vec<u8> {
 
 /// The longest frame is 8 MiB.
 const WINDOW_LOG: u32 = 23;
+/// A window over the longest frame and the longest prefix.
+const DELTA_WINDOW_LOG: u32 = 25;
+/// zstd's smallest window.
+const WINDOW_LOG_MIN: u32 = 10;
+/// Levels whose own tables are made for short distances.
+const SMALL_TABLES_UP_TO: i32 = 5;
+/// The largest table of long matches for them, …
+const LONG_TABLE_LOG: u32 = 19;
+/// … and that of short ones, which are near.
+const SHORT_TABLE_LOG: u32 = 16;
 
 /// Decompresses frames; holds zstd's working memory.
 pub struct Decoder(Decompressor<'static>);
@@ -91,13 +140,14 @@ impl Decoder {
         Ok(Self(decoder))
     }
 
-    /// The frame's raw bytes, `raw_len` of them; `None` if `stored` is not such a frame.
-    pub fn decode(&mut self, codec: Codec, stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+    /// The frame's raw bytes, `raw_len` of them, of a frame that was compressed against `prefix`;
+    /// `None` if `stored` is not such a frame.
+    pub fn decode(&mut self, codec: Codec, stored: &[u8], prefix: &[u8], raw_len: usize) -> Option<Vec<u8>> {
         let mut scratch = Vec::new();
         match codec {
-            Codec::Raw => self.decode_in(codec, stored, raw_len, &mut scratch).map(<[u8]>::to_vec),
+            Codec::Raw => self.decode_in(codec, stored, prefix, raw_len, &mut scratch).map(<[u8]>::to_vec),
             Codec::Zstd => {
-                self.decode_in(codec, stored, raw_len, &mut scratch)?;
+                self.decode_in(codec, stored, prefix, raw_len, &mut scratch)?;
                 Some(scratch)
             }
         }
@@ -109,6 +159,7 @@ impl Decoder {
         &mut self,
         codec: Codec,
         stored: &'a [u8],
+        prefix: &[u8],
         raw_len: usize,
         scratch: &'a mut Vec<u8>,
     ) -> Option<&'a [u8]> {
@@ -117,7 +168,13 @@ impl Decoder {
             Codec::Zstd => {
                 scratch.clear();
                 scratch.reserve(raw_len);
-                self.0.decompress_to_buffer(stored, scratch).ok()?;
+                if prefix.is_empty() {
+                    self.0.decompress_to_buffer(stored, scratch).ok()?;
+                } else {
+                    let mut context = DCtx::try_create()?;
+                    context.ref_prefix(prefix).ok()?;
+                    context.decompress(scratch, stored).ok()?;
+                }
                 scratch.as_slice()
             }
         };
@@ -147,11 +204,41 @@ mod tests {
             let (codec, stored) = encode(level, &text);
             assert_eq!(codec == Codec::Raw, level == 0);
             let mut decoder = Decoder::new().unwrap();
-            assert_eq!(decoder.decode(codec, &stored, text.len()).as_ref(), Some(&text));
-            assert_eq!(decoder.decode(codec, &stored, text.len() - 1), None);
-            assert_eq!(decoder.decode(codec, &stored, text.len() + 1), None);
-            assert_eq!(decoder.decode(Codec::Zstd, &text[..100], 100), None);
+            assert_eq!(decoder.decode(codec, &stored, &[], text.len()).as_ref(), Some(&text));
+            assert_eq!(decoder.decode(codec, &stored, &[], text.len() - 1), None);
+            assert_eq!(decoder.decode(codec, &stored, &[], text.len() + 1), None);
+            assert_eq!(decoder.decode(Codec::Zstd, &text[..100], &[], 100), None);
         }
+    }
+
+    #[test]
+    fn a_delta_is_as_long_as_the_difference() {
+        let before = noise(1 << 20);
+        // Shifted, and changed in the middle.
+        let mut after = [b"more", &before[..]].concat();
+        after[500_000..500_100].fill(7);
+        let stored = Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap().unwrap();
+        assert!(stored.len() < 2000, "{}", stored.len());
+        let mut decoder = Decoder::new().unwrap();
+        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before, after.len()).as_ref(), Some(&after));
+        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before[1..], after.len()), None);
+        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before, after.len() + 1), None);
+        assert_eq!(decoder.decode(Codec::Zstd, &stored[1..], &before, after.len()), None);
+    }
+
+    #[test]
+    fn a_prefix_that_looks_like_a_dictionary_is_none() {
+        let before = [&[0x37, 0xa4, 0x30, 0xec][..], &noise(100_000)].concat();
+        let stored = Encoder::new(3).unwrap().encode_delta(&before.clone(), &before).unwrap().unwrap();
+        let decoded = Decoder::new().unwrap().decode(Codec::Zstd, &stored, &before, before.len());
+        assert_eq!(decoded, Some(before));
+    }
+
+    #[test]
+    fn a_delta_that_gains_nothing_is_none() {
+        let before = noise(100_000);
+        let after: Vec<u8> = before.iter().rev().copied().collect();
+        assert_eq!(Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap(), None);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub const TRAILER_FRAME: u32 = u32::MAX;
 pub const BASES_MAX: usize = 256;
 /// The greatest depth of a delta frame.
 pub const DEPTH_MAX: u8 = 15;
+/// The most bytes that a delta frame's bases have together.
+pub const PREFIX_MAX: usize = 2 * FRAME_RAW_MAX as usize;
 
 const MAGIC: &[u8; 8] = b"varvpack";
 const MAGIC_END: &[u8; 8] = b"varvend\n";
@@ -311,6 +313,9 @@ impl Trailer {
             (0..reader.count(4)?).map(|_| self.decode_base(reader, number)).collect::<Decoded<Vec<_>>>()?;
         if bases.len() > BASES_MAX {
             return Err(Malformed("a frame has too many bases"));
+        }
+        if !bases.is_empty() && kind != Kind::Data {
+            return Err(Malformed("a frame of metadata has bases"));
         }
         if bases.is_empty() != (depth == 0) {
             return Err(Malformed("a frame's depth does not fit its bases"));

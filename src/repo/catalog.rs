@@ -6,8 +6,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use lru::LruCache;
-
 use crate::codec::frame::Decoder;
 use crate::error::{Error, Result};
 use crate::format::hashtree::Root;
@@ -16,7 +14,8 @@ use crate::format::pack::Kind;
 use crate::format::tree;
 use crate::id::{ChunkId, PackId, SnapshotId};
 
-use super::index::{Index, Location, NewPack};
+use super::bounded::Bounded;
+use super::index::{Index, Location, NewPack, PackRecord};
 use super::packer::PublishedPack;
 use super::reader::{OpenPack, PackReader};
 use crate::store::Store;
@@ -26,12 +25,19 @@ const TRAILERS_MAX: usize = 24 << 20;
 /// Decoded metadata frames that are kept, in bytes.
 const NODES_MAX: usize = 24 << 20;
 
+/// Decoded frames that delta frames have as bases are kept, in bytes.
+const BASES_MAX: usize = 64 << 20;
+
+/// The raw bytes of a frame, once somebody has decoded it; others wait meanwhile.
+pub(super) type BaseFrame = Mutex<Option<Arc<Vec<u8>>>>;
+
 /// Which chunks there are, and how to read them.
 pub struct Catalog {
     reader: PackReader,
     index: Mutex<Index>,
     packs: Mutex<Bounded<PackId, OpenPack>>,
     nodes: Mutex<NodeCache>,
+    bases: Mutex<Bounded<(PackId, u32), BaseFrame>>,
 }
 
 impl Catalog {
@@ -42,6 +48,7 @@ impl Catalog {
             index: Mutex::new(index),
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
             nodes: Mutex::new(NodeCache::new()?),
+            bases: Mutex::new(Bounded::new(BASES_MAX)),
         })
     }
 
@@ -102,12 +109,37 @@ impl Catalog {
             .pack(number)
             .cloned()
             .ok_or(Error::Internal("the index names a pack that it does not have"))?;
+        self.open_pack(&record)
+    }
+
+    /// An opened pack, by its name.
+    pub fn pack_named(&self, id: &PackId) -> Result<Arc<OpenPack>> {
+        if let Some(pack) = lock(&self.packs)?.get(id) {
+            return Ok(Arc::clone(pack));
+        }
+        let record = self.index()?.packs().iter().find(|record| record.id == *id).cloned();
+        self.open_pack(&record.ok_or_else(|| Error::missing(format!("pack {id}")))?)
+    }
+
+    fn open_pack(&self, record: &PackRecord) -> Result<Arc<OpenPack>> {
         if let Some(pack) = lock(&self.packs)?.get(&record.id) {
-            return Ok(pack);
+            return Ok(Arc::clone(pack));
         }
         let pack = Arc::new(self.reader.open(&record.id, record.len)?);
         lock(&self.packs)?.put(record.id, Arc::clone(&pack), pack.trailer.memory());
         Ok(pack)
+    }
+
+    /// Where the raw bytes of a frame that others have as base are kept, or will be.
+    pub(super) fn base(&self, pack: &OpenPack, frame: u32) -> Result<Arc<BaseFrame>> {
+        let key = (pack.id, frame);
+        let mut bases = lock(&self.bases)?;
+        if let Some(base) = bases.get(&key) {
+            return Ok(Arc::clone(base));
+        }
+        let base = Arc::new(BaseFrame::default());
+        bases.put(key, Arc::clone(&base), pack.frame(frame)?.raw_len as usize);
+        Ok(base)
     }
 
     /// A decoded tree node.
@@ -132,7 +164,7 @@ impl Catalog {
         let location = location.ok_or_else(|| Error::missing(format!("{word} {id}")))?;
         let pack = self.pack(location.pack)?;
         let frame = pack.slot(location.slot)?.frame;
-        let raw = self.reader.frame(&pack, frame, &mut nodes.decoder)?;
+        let raw = self.reader.frame(&pack, frame, &[], &mut nodes.decoder)?;
         let slots = pack.trailer.slots_of(pack.frame(frame)?);
         for slot in slots {
             self.reader.chunk(&pack, slot, &raw)?;
@@ -148,40 +180,9 @@ fn free_bytes(folder: &Path) -> u64 {
     rustix::fs::statvfs(folder).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
+/// The value behind a lock, unless a thread panicked while it held it.
+pub fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
     mutex.lock().map_err(|_| Error::Internal("a thread ended while it used a cache"))
-}
-
-/// A cache of shared values that forgets the least recently used beyond a number of bytes.
-struct Bounded<K: std::hash::Hash + Eq, V> {
-    cache: LruCache<K, (Arc<V>, usize)>,
-    used: usize,
-    max: usize,
-}
-
-impl<K: std::hash::Hash + Eq, V> Bounded<K, V> {
-    fn new(max: usize) -> Self {
-        Self { cache: LruCache::unbounded(), used: 0, max }
-    }
-
-    fn get(&mut self, key: &K) -> Option<Arc<V>> {
-        self.cache.get(key).map(|(value, _)| Arc::clone(value))
-    }
-
-    /// What was forgotten for it is returned.
-    fn put(&mut self, key: K, value: Arc<V>, size: usize) -> Vec<(K, Arc<V>)> {
-        let mut gone = Vec::new();
-        self.used += size;
-        if let Some((_, before)) = self.cache.put(key, (value, size)) {
-            self.used -= before;
-        }
-        while self.used > self.max && self.cache.len() > 1 {
-            let Some((key, (value, size))) = self.cache.pop_lru() else { break };
-            self.used -= size;
-            gone.push((key, value));
-        }
-        gone
-    }
 }
 
 /// A decoded metadata frame.
@@ -211,7 +212,7 @@ impl NodeCache {
 
     fn get(&mut self, id: &ChunkId) -> Option<&[u8]> {
         let (frame, offset, len) = *self.nodes.get(id)?;
-        let (frame, _) = self.frames.cache.get(&frame)?;
+        let frame = self.frames.get(&frame)?;
         frame.raw.get(offset as usize..(offset + len) as usize)
     }
 

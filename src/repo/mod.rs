@@ -1,7 +1,10 @@
 //! A repository: its configuration, keys, lock, snapshots and chunks.
 
+mod bounded;
 pub mod catalog;
+pub mod delta;
 pub mod filter;
+pub mod frames;
 pub mod index;
 pub mod keys;
 pub mod layout;

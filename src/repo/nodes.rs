@@ -143,6 +143,11 @@ impl<'c> Extents<'c> {
         Self { catalog, pending, leaf: leaf.into_iter(), at: 0, skip_to: offset }
     }
 
+    /// Goes on with the extent that holds `offset`, past nodes that end before it.
+    pub fn skip_to(&mut self, offset: u64) {
+        self.skip_to = offset;
+    }
+
     fn step(&mut self) -> Result<bool> {
         let Some((level, child)) = self.pending.pop() else { return Ok(false) };
         if self.at + child.len <= self.skip_to {

@@ -43,7 +43,7 @@ pub fn open_object(
         .open(0, &bound(repository, &header), body)
         .ok_or_else(|| damaged("its seal is broken"))?;
     Decoder::new()?
-        .decode(header.codec, plain, header.raw_len as usize)
+        .decode(header.codec, plain, &[], header.raw_len as usize)
         .ok_or_else(|| damaged("it does not decompress to what it should"))
 }
 

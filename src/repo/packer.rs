@@ -4,7 +4,7 @@ use crate::codec::frame::Encoder;
 use crate::codec::seal::Seal;
 use crate::error::{Error, Result};
 use crate::format::pack::{
-    Class, Codec, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME,
+    Base, Class, Codec, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME,
     TRAILER_MAX, Trailer, associated_data,
 };
 use crate::id::{ChunkId, Hasher, PackId, RepositoryId};
@@ -17,6 +17,8 @@ use super::layout;
 const SLOT_LEN: usize = 23;
 /// What a frame takes in a trailer, without bases.
 const FRAME_ENTRY_LEN: usize = 16;
+/// So many candidates back it is seen that one is named twice.
+const NEIGHBOURS: usize = 16;
 
 /// Consecutive new chunks, to be compressed together.
 pub struct RawFrame {
@@ -26,27 +28,75 @@ pub struct RawFrame {
     pub raw: Vec<u8>,
     /// Their names and lengths.
     pub chunks: Vec<(ChunkId, u32)>,
+    /// What they may be compressed against: older chunks, in the order of what they resemble.
+    pub candidates: Vec<Candidate>,
+}
+
+/// An older chunk that is probably much like a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub id: ChunkId,
+    /// Which of the frame's chunks it is like.
+    pub chunk: u32,
+}
+
+/// A run of chunks of one frame that a delta frame is compressed against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedBase {
+    /// The pack.
+    pub pack: PackId,
+    /// The frame in it.
+    pub frame: u32,
+    /// The slot of the first chunk.
+    pub slot: u32,
+    /// How many chunks.
+    pub count: u32,
 }
 
 impl RawFrame {
     /// Of no chunks yet, in this memory.
     pub fn new(kind: Kind, mut raw: Vec<u8>) -> Self {
         raw.clear();
-        Self { kind, raw, chunks: Vec::new() }
+        Self { kind, raw, chunks: Vec::new(), candidates: Vec::new() }
     }
 
-    /// Adds a chunk.
-    pub fn push(&mut self, id: ChunkId, bytes: &[u8]) {
+    /// Adds a chunk, and older ones that it is probably like.
+    pub fn push(&mut self, id: ChunkId, bytes: &[u8], like: impl IntoIterator<Item = ChunkId>) {
+        let chunk = self.chunks.len() as u32;
         self.raw.extend_from_slice(bytes);
         self.chunks.push((id, bytes.len() as u32));
+        for id in like {
+            // Neighbours have neighbours in common.
+            if !self.candidates.iter().rev().take(NEIGHBOURS).any(|before| before.id == id) {
+                self.candidates.push(Candidate { id, chunk });
+            }
+        }
+    }
+
+    /// Where one of its chunks begins.
+    pub fn offset_of(&self, chunk: u32) -> usize {
+        self.chunks.iter().take(chunk as usize).map(|(_, len)| *len as usize).sum()
     }
 
     /// Compresses it, if that pays. Its memory is given back.
     pub fn encode(self, encoder: &mut Encoder, level: i8) -> Result<(EncodedFrame, Vec<u8>)> {
-        let Self { kind, raw, chunks } = self;
-        let (codec, stored) = encoder.encode(&raw)?;
+        let (codec, stored) = encoder.encode(&self.raw)?;
+        Ok(self.encoded(level, codec, stored, 0, Vec::new()))
+    }
+
+    /// As it was compressed, against these bases.
+    pub fn encoded(
+        self,
+        level: i8,
+        codec: Codec,
+        stored: Vec<u8>,
+        depth: u8,
+        bases: Vec<PackedBase>,
+    ) -> (EncodedFrame, Vec<u8>) {
+        let Self { kind, raw, chunks, .. } = self;
         let raw_len = raw.len() as u32;
-        Ok((EncodedFrame { kind, level, codec, raw_len, stored, chunks }, raw))
+        (EncodedFrame { kind, level, codec, raw_len, stored, chunks, depth, bases }, raw)
     }
 }
 
@@ -58,6 +108,8 @@ pub struct EncodedFrame {
     raw_len: u32,
     stored: Vec<u8>,
     chunks: Vec<(ChunkId, u32)>,
+    depth: u8,
+    bases: Vec<PackedBase>,
 }
 
 impl EncodedFrame {
@@ -133,6 +185,7 @@ impl PackWriter {
             self.trailer.slots.push(Slot { id: *id, frame: number, offset: at, len: *len });
             at += len;
         }
+        let bases = frame.bases.iter().map(|base| self.base(base)).collect();
         self.trailer.frames.push(Frame {
             offset,
             stored_len: frame.stored.len() as u32,
@@ -140,12 +193,21 @@ impl PackWriter {
             kind: frame.kind,
             codec: frame.codec,
             level: frame.level,
-            depth: 0,
-            bases: Vec::new(),
+            depth: frame.depth,
+            bases,
             slot,
             chunks: frame.chunks.len() as u32,
         });
         Ok(frame.stored.len() as u64)
+    }
+
+    fn base(&mut self, base: &PackedBase) -> Base {
+        let listed = self.trailer.packs.iter().position(|pack| *pack == base.pack);
+        let place = listed.unwrap_or_else(|| {
+            self.trailer.packs.push(base.pack);
+            self.trailer.packs.len() - 1
+        });
+        Base { pack: place as u32 + 1, frame: base.frame, slot: base.slot, count: base.count }
     }
 
     /// Appends the trailer. The pack's name is known from here on.

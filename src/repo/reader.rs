@@ -107,14 +107,21 @@ impl PackReader {
         Ok(footer.check())
     }
 
-    /// Reads frame `number` of a pack; its raw bytes. Chunk ids are not checked here.
-    pub fn frame(&self, pack: &OpenPack, number: u32, decoder: &mut Decoder) -> Result<Vec<u8>> {
+    /// Reads frame `number` of a pack; its raw bytes. `prefix` is what it is compressed against:
+    /// its bases' chunks. Chunk ids are not checked here.
+    pub fn frame(
+        &self,
+        pack: &OpenPack,
+        number: u32,
+        prefix: &[u8],
+        decoder: &mut Decoder,
+    ) -> Result<Vec<u8>> {
         let frame = pack.frame(number)?;
         let mut stored = vec![0; frame.stored_len as usize];
         self.store.get(&layout::pack(&pack.id), frame.offset, &mut stored)?;
         let plain = self.unseal(pack, number, &mut stored)?;
         decoder
-            .decode(frame.codec, plain, frame.raw_len as usize)
+            .decode(frame.codec, plain, prefix, frame.raw_len as usize)
             .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
     }
 
@@ -125,21 +132,19 @@ impl PackReader {
         pack: &OpenPack,
         number: u32,
         stored: &'a mut [u8],
+        prefix: &[u8],
         decoder: &mut Decoder,
         scratch: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
         let frame = pack.frame(number)?;
         let plain = self.unseal(pack, number, stored)?;
         decoder
-            .decode_in(frame.codec, plain, frame.raw_len as usize, scratch)
+            .decode_in(frame.codec, plain, prefix, frame.raw_len as usize, scratch)
             .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
     }
 
     fn unseal<'a>(&self, pack: &OpenPack, number: u32, stored: &'a mut [u8]) -> Result<&'a [u8]> {
         let frame = pack.frame(number)?;
-        if !frame.bases.is_empty() {
-            return Err(damaged_frame(pack, number, "it is a delta frame, which this varv does not read"));
-        }
         let bound = associated_data(&self.repository, pack.class, number, frame.codec.code(), frame.raw_len);
         let plain = pack.seal.open(number, &bound, stored);
         plain.ok_or_else(|| damaged_frame(pack, number, "its seal is broken"))
@@ -160,7 +165,8 @@ impl PackReader {
 
 const NOT_DECODED: &str = "it does not decompress to what it should";
 
-fn damaged_frame(pack: &OpenPack, number: u32, why: &str) -> Error {
+/// What is wrong with a frame.
+pub fn damaged_frame(pack: &OpenPack, number: u32, why: &str) -> Error {
     Error::damaged(pack.frame_name(number), why)
 }
 

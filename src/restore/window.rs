@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::{Context, Restored};
-use crate::codec::frame::Decoder;
 use crate::error::{Error, Result};
 use crate::format::map::Extent;
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::observe::Event;
+use crate::repo::frames::FrameReader;
 use crate::repo::reader::OpenPack;
 use crate::target::{Content, Counts, Existing, FileOptions, FileTarget, Sparse, TargetDir, write_whole};
 
@@ -266,7 +266,7 @@ impl Plan {
             let workers: Vec<_> = (0..workers)
                 .map(|_| {
                     scope.spawn(|| -> Result<()> {
-                        let mut worker = Worker { plan, context, decoder: Decoder::new()? };
+                        let mut worker = Worker { plan, context, frames: FrameReader::new(context.catalog)? };
                         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                             context.stop.check()?;
                             worker.frame(&plan.found[job.clone()], &written)?;
@@ -310,7 +310,7 @@ impl Plan {
 struct Worker<'a> {
     plan: &'a Plan,
     context: &'a Context<'a>,
-    decoder: Decoder,
+    frames: FrameReader<'a>,
 }
 
 impl Worker<'_> {
@@ -341,7 +341,7 @@ impl Worker<'_> {
 
     fn decode(&mut self, found: &[Found]) -> Result<(Arc<OpenPack>, Vec<u8>)> {
         let pack = self.context.catalog.pack(found[0].pack)?;
-        let raw = self.context.catalog.reader().frame(&pack, found[0].frame, &mut self.decoder)?;
+        let raw = self.frames.frame(&pack, found[0].frame)?;
         Ok((pack, raw))
     }
 

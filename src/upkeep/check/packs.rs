@@ -11,14 +11,14 @@ use std::thread::{self, ScopedJoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::findings::{Findings, damage_of, pack_name, reason};
-use crate::codec::frame::Decoder;
 use crate::error::{Error, Result};
 use crate::format::pack::HEADER_LEN;
 use crate::id::{Hasher, PackId};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
+use crate::repo::frames::FrameReader;
 use crate::repo::index::{Location, PackRecord};
-use crate::repo::reader::{OpenPack, PackReader};
+use crate::repo::reader::OpenPack;
 use crate::repo::{Repo, layout};
 
 /// Frames that were read and wait to be opened: a few for each thread, each 8 MiB at most.
@@ -125,8 +125,8 @@ impl Packs<'_> {
             let (give_back, spare) = bounded(QUEUE);
             let workers: Vec<_> = (0..self.threads())
                 .map(|_| {
-                    let (reader, work, give_back) = (self.catalog.reader(), work.clone(), give_back.clone());
-                    scope.spawn(move || open_all(reader, work, give_back))
+                    let (catalog, work, give_back) = (self.catalog, work.clone(), give_back.clone());
+                    scope.spawn(move || open_all(catalog, work, give_back))
                 })
                 .collect();
             drop(work);
@@ -281,18 +281,18 @@ fn collect(workers: Vec<ScopedJoinHandle<'_, Result<Vec<Fault>>>>, done: Result<
     done.map(|()| faults)
 }
 
-fn open_all(reader: &PackReader, work: Receiver<Job>, give_back: Sender<Vec<u8>>) -> Result<Vec<Fault>> {
-    let (mut decoder, mut scratch) = (Decoder::new()?, Vec::new());
+fn open_all(catalog: &Catalog, work: Receiver<Job>, give_back: Sender<Vec<u8>>) -> Result<Vec<Fault>> {
+    let (mut frames, mut scratch) = (FrameReader::new(catalog)?, Vec::new());
     let mut faults = Vec::new();
     for mut job in work {
         let (pack, frame) = (&*job.pack, job.frame);
         let fault = |slot, error| Fault { pack: pack.id, number: job.number, frame, slot, error };
-        match reader.open_frame(pack, frame, &mut job.stored, &mut decoder, &mut scratch) {
+        match frames.open(pack, frame, &mut job.stored, &mut scratch) {
             Err(error) => faults.push(fault(None, error)),
             Ok(raw) => {
                 let first = pack.frame(frame)?.slot;
                 for (slot, chunk) in (first..).zip(pack.trailer.slots_of(pack.frame(frame)?)) {
-                    if let Err(error) = reader.chunk(pack, chunk, raw) {
+                    if let Err(error) = catalog.reader().chunk(pack, chunk, raw) {
                         faults.push(fault(Some(slot), error));
                     }
                 }

@@ -62,7 +62,10 @@ impl Varv {
         let mut varv = Self::without_repository();
         if is_root() {
             varv.program = varv.path("varv");
-            fs::copy(env!("CARGO_BIN_EXE_varv"), &varv.program).unwrap();
+            // By another process: a child that this one forks meanwhile would keep the copy open for
+            // writing, and it could not be run.
+            let words = [env!("CARGO_BIN_EXE_varv"), varv.program.to_str().unwrap()];
+            assert!(system::run("cp", &words));
             chown(varv.home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
             varv.as_nobody = true;
         }

@@ -144,9 +144,19 @@ impl Keys {
         &self.master
     }
 
-    /// A slot that holds these keys.
+    /// A slot that holds these keys, made as slots are made today.
     pub fn wrap(&self, repository: &RepositoryId, name: &str, secret: Option<&Secret>) -> Result<Slot> {
-        let kind = new_slot_kind(secret)?;
+        self.wrap_as(repository, name, new_slot_kind(secret)?, secret)
+    }
+
+    /// A slot of this kind, whose salt is new, that holds these keys.
+    pub fn wrap_as(
+        &self,
+        repository: &RepositoryId,
+        name: &str,
+        kind: SlotKind,
+        secret: Option<&Secret>,
+    ) -> Result<Slot> {
         let seal = slot_seal(&kind, secret)?;
         let wrap = |purpose: Purpose, key: &Key| wrap_key(&seal, repository, name, purpose, key);
         Ok(Slot {

@@ -129,6 +129,11 @@ const LONG_TABLE_LOG: u32 = 19;
 /// … and that of short ones, which are near.
 const SHORT_TABLE_LOG: u32 = 16;
 
+/// The most bytes that one block of a zstd frame stands for (RFC 8878, 3.1.1.2) …
+const BLOCK_RAW_MAX: usize = 128 << 10;
+/// … and the fewest that it takes: a header and one byte to be repeated.
+const BLOCK_STORED_MIN: usize = 4;
+
 /// Decompresses frames; holds zstd's working memory.
 pub struct Decoder(Decompressor<'static>);
 
@@ -166,6 +171,10 @@ impl Decoder {
         let raw = match codec {
             Codec::Raw => stored,
             Codec::Zstd => {
+                // What is claimed and cannot be there is not allocated.
+                if raw_len > (stored.len() / BLOCK_STORED_MIN + 1) * BLOCK_RAW_MAX {
+                    return None;
+                }
                 scratch.clear();
                 scratch.reserve(raw_len);
                 if prefix.is_empty() {
@@ -239,6 +248,17 @@ mod tests {
         let before = noise(100_000);
         let after: Vec<u8> = before.iter().rev().copied().collect();
         assert_eq!(Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap(), None);
+    }
+
+    #[test]
+    fn the_densest_frame_comes_back_and_a_denser_one_is_not_believed() {
+        let zeros = vec![0; 8 << 20];
+        let (codec, stored) = encode(3, &zeros);
+        let mut decoder = Decoder::new().unwrap();
+        assert_eq!(decoder.decode(codec, &stored, &[], zeros.len()), Some(zeros));
+        let mut scratch = Vec::new();
+        assert_eq!(decoder.decode_in(codec, &stored[..20], &[], 8 << 20, &mut scratch), None);
+        assert_eq!(scratch.capacity(), 0);
     }
 
     #[test]

@@ -5,17 +5,12 @@ use serde::Serialize;
 
 use super::output;
 use crate::format::tree::{Entry, Payload, Time};
-use crate::id::hex;
 use crate::text::escape;
 
 /// An entry in JSON.
 #[derive(Serialize)]
 pub struct EntryRow {
-    /// Bytes that are not UTF-8 are replaced.
     path: String,
-    /// The path's bytes, if they are not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
     kind: &'static str,
     size: u64,
     mode: String,
@@ -24,44 +19,29 @@ pub struct EntryRow {
     user: String,
     group: String,
     mtime: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target_hex: Option<String>,
 }
 
 impl EntryRow {
     /// Times are in the zone of the snapshot, `offset` seconds from UTC.
     pub fn new(path: &[u8], entry: &Entry, offset: i32) -> Self {
-        let (path, path_hex) = lossy(path);
-        let (target, target_hex) = match &entry.payload {
-            Payload::Symlink(target) => {
-                let (text, hex) = lossy(target);
-                (Some(text), hex)
-            }
-            _ => (None, None),
+        let target = match &entry.payload {
+            Payload::Symlink(target) => Some(escape(target)),
+            _ => None,
         };
         Self {
-            path,
-            path_hex,
+            path: escape(path),
             kind: entry.kind(),
             size: size(entry),
             mode: format!("{:04o}", entry.mode),
             uid: entry.owner.uid,
             gid: entry.owner.gid,
-            user: lossy(&entry.owner.user).0,
-            group: lossy(&entry.owner.group).0,
+            user: escape(&entry.owner.user),
+            group: escape(&entry.owner.group),
             mtime: timestamp(entry.modified).map(|time| output::rfc3339(time, offset)),
             target,
-            target_hex,
         }
     }
-}
-
-fn lossy(bytes: &[u8]) -> (String, Option<String>) {
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let exact = std::str::from_utf8(bytes).is_err().then(|| hex(bytes));
-    (text, exact)
 }
 
 /// Of a directory, that of all files below it.
@@ -160,9 +140,8 @@ mod tests {
     fn odd_names_are_lines_of_text_and_json() {
         let link = entry(0o777, Payload::Symlink(b"to\xff".to_vec()));
         assert!(long(b"/a\n\xff", &link, 3600).ends_with("2001-09-09 02:46:40 /a\\x0a\\xff -> to\\xff"));
-        let row = EntryRow::new(b"/a\xff", &link, 0);
-        assert_eq!(row.path_hex.as_deref(), Some("2f61ff"));
-        assert_eq!(EntryRow::new("/ä".as_bytes(), &link, 0).path_hex, None);
+        let row = EntryRow::new("/ä\\".as_bytes(), &link, 0);
+        assert_eq!((row.path.as_str(), row.target.as_deref()), ("/ä\\\\", Some("to\\xff")));
     }
 
     #[test]

@@ -41,6 +41,24 @@ fn init_makes_one_repository() {
 }
 
 #[test]
+fn upgrade_has_nothing_to_do_and_does_nothing() {
+    let varv = Varv::new();
+    let config = || fs::read(varv.repository.join("config")).unwrap();
+    let before = config();
+    let said = String::from_utf8(varv.ok(args!["upgrade"]).stdout).unwrap();
+    assert!(said.contains("format 1") && said.contains("nothing to do"), "{said}");
+    assert_eq!((config(), varv.objects()), (before, vec![]));
+    Varv::without_repository().ends(10, args!["upgrade"]);
+    for name in ["config", "config.copy"] {
+        let newer = String::from_utf8(config())
+            .unwrap()
+            .replace("format 1, needs varv 0.1.0", "format 9, needs varv 7.0.0");
+        fs::write(varv.repository.join(name), newer).unwrap();
+    }
+    varv.ends(1, args!["upgrade"]).says(&["format 9", "varv 7.0.0 or later is needed"]);
+}
+
+#[test]
 fn key_files() {
     let varv = Varv::without_repository();
     let (key, source) = (varv.path("key"), varv.dir("source"));

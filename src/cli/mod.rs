@@ -20,6 +20,7 @@ mod select;
 mod signals;
 mod snapshots;
 mod stats;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -54,6 +55,7 @@ enum Command {
     Stats(stats::Stats),
     Check(check::Check),
     Index(index::Index),
+    Upgrade(upgrade::Upgrade),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -75,6 +77,7 @@ impl Command {
             Command::Stats(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Index(command) => command.run(global),
+            Command::Upgrade(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

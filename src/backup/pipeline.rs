@@ -181,7 +181,7 @@ fn scan_all<'scope, 'f: 'scope>(
                 }
             }
             (source, _) => {
-                let Some(mut stream) = Stream::open(source)? else { continue };
+                let Some(mut stream) = Stream::open(source, scan.stop())? else { continue };
                 scan.stream(stream::entry(&root.name, owners), &mut stream, before.as_ref())?;
                 stream.finish()?;
             }

@@ -144,13 +144,20 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// What asks it to stop.
+    pub fn stop(&self) -> &'a Stop {
+        self.stop
+    }
+
     /// A root that is read from a stream.
     pub fn stream(&mut self, entry: Entry, stream: &mut dyn Read, before: Option<&Entry>) -> Result<()> {
         let place = Place::root(path_of(&entry.name));
         self.begin(place.clone(), entry, before)?;
         let mut offset = 0;
         loop {
-            let body = read_piece(stream).at("read", place.path())?;
+            let body = read_piece(stream);
+            self.stop.check()?;
+            let body = body.at("read", place.path())?;
             let len = body.len() as u64;
             let more_follows = len == PIECE_LEN;
             let source = PieceSource::Bytes(body);

@@ -1,37 +1,53 @@
 //! Sources that are read once from front to back: standard input, and what a command prints.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::Source;
 use crate::error::{Error, IoContext, Result};
 use crate::format::map::Map;
 use crate::format::tree::{Entry, Payload, Time};
+use crate::observe::Stop;
 use crate::source::owners::Owners;
 
-/// An opened stream.
-pub struct Stream {
+/// While nothing comes, it is looked so often whether somebody asks to stop, in nanoseconds.
+const LOOK_EVERY: i64 = 100_000_000;
+
+/// An opened stream. Reading fails once it is to stop.
+pub struct Stream<'s> {
+    /// Not `Stdin`, which reads ahead: whether there is more could not be told from outside.
+    bytes: File,
     child: Option<(Child, String)>,
+    stop: &'s Stop,
 }
 
-impl Stream {
+impl<'s> Stream<'s> {
     /// Starts the command, if the source is one; `None` if it is no stream.
-    pub fn open(source: &Source) -> Result<Option<Self>> {
+    pub fn open(source: &Source, stop: &'s Stop) -> Result<Option<Self>> {
         match source {
             Source::Path(_) => Ok(None),
-            Source::Stdin(_) => Ok(Some(Self { child: None })),
+            Source::Stdin(_) => {
+                let stdin = io::stdin().as_fd().try_clone_to_owned().at("read", "standard input")?;
+                Ok(Some(Self { bytes: stdin.into(), child: None, stop }))
+            }
             Source::Command(_, words) => {
                 let (program, arguments) =
                     words.split_first().ok_or_else(|| Error::Refused("there is no command to run".into()))?;
-                let child = Command::new(program)
+                let mut child = Command::new(program)
                     .args(arguments)
                     .stdin(Stdio::null())
                     .stdout(Stdio::piped())
                     .spawn()
                     .at("run", program)?;
-                Ok(Some(Self { child: Some((child, program.to_string_lossy().into_owned())) }))
+                let output = child.stdout.take().ok_or(Error::Internal("a command without output"))?;
+                let child = Some((child, program.to_string_lossy().into_owned()));
+                Ok(Some(Self { bytes: OwnedFd::from(output).into(), child, stop }))
             }
         }
     }
@@ -47,16 +63,22 @@ impl Stream {
     }
 }
 
-impl Read for Stream {
+impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.child.as_mut().and_then(|(child, _)| child.stdout.as_mut()) {
-            Some(stdout) => stdout.read(buffer),
-            None => io::stdin().read(buffer),
+        let mut wanted = [PollFd::new(&self.bytes, PollFlags::IN)];
+        let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
+        loop {
+            self.stop.check().map_err(io::Error::other)?;
+            match poll(&mut wanted, Some(&wait)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.bytes.read(buffer),
+                Err(e) => return Err(e.into()),
+            }
         }
     }
 }
 
-impl Drop for Stream {
+impl Drop for Stream<'_> {
     /// A command whose output nobody reads any more is ended.
     fn drop(&mut self) {
         if let Some((child, _)) = &mut self.child {

@@ -655,3 +655,17 @@ fn an_encrypted_repository() {
     varv.ends(12, args!["snapshots", "--passphrase-file", &wrong]);
     varv.ends(12, args!["snapshots"]);
 }
+
+#[test]
+fn nodes_as_roots_keep_their_attributes() {
+    let Some(()) = root_or_skip() else { return };
+    let varv = Varv::new();
+    let node = varv.path("fifo");
+    mknodat(CWD, &node, FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+    if lsetxattr(&node, "trusted.colour", b"grey", XattrFlags::empty()).is_err() {
+        return skip("no attributes here").unwrap_or(());
+    }
+    symlink(&node, varv.path("link")).unwrap();
+    assert_same(&node, &varv.round(&node, "restored"));
+    assert_same(&node, &varv.round(&varv.path("link"), "by way of a link"));
+}

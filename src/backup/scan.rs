@@ -364,7 +364,10 @@ impl<'a> Scan<'a> {
                 metadata::payload_without_content(fd, &place.name, stat)?,
                 metadata::xattrs_of_path(fd, &place.name)?,
             ),
-            None => (metadata::payload_without_content(rustix::fs::CWD, &name, stat)?, Vec::new()),
+            None => (
+                metadata::payload_without_content(rustix::fs::CWD, &name, stat)?,
+                metadata::xattrs_of_root(&place.folder.path)?,
+            ),
         };
         let payload = payload.ok_or_else(|| std::io::Error::other("its kind is unknown"))?;
         Ok(metadata::entry(name, stat, self.owners, xattrs, payload))

@@ -8,6 +8,8 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use rustix::fs::{self, FileType, Stat};
 use rustix::io::Errno;
@@ -110,6 +112,11 @@ pub fn xattrs_of_path(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<Xattr>> {
     let mut path = format!("/proc/self/fd/{}/", dir.as_fd().as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
     xattrs(&Named(CString::new(path)?))
+}
+
+/// The same of a root, which is named by its path; a symlink that leads to it is followed.
+pub fn xattrs_of_root(path: &Path) -> io::Result<Vec<Xattr>> {
+    xattrs(&Named(CString::new(path.canonicalize()?.into_os_string().into_vec())?))
 }
 
 /// The two ways of asking for attributes; like the kernel, both answer ERANGE if there is more

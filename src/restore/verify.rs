@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
+use rustix::fs::{Advice, fadvise, fdatasync};
+
 use super::select::Filter;
 use super::{Context, Restored};
 use crate::chunker::is_zero;
@@ -58,8 +60,18 @@ pub fn path(context: &Context, entry: &Entry, path: &Path, restored: &mut Restor
     Ok(())
 }
 
+/// What was just written would be read from memory; what counts is what the disk has. Pages must
+/// be written out before the kernel lets go of them; where it does not, as in a file system in
+/// memory, there is no other place to read from.
+fn forget_cached(file: &File) -> std::io::Result<()> {
+    fdatasync(file)?;
+    fadvise(file, 0, None, Advice::DontNeed)?;
+    Ok(())
+}
+
 fn content(context: &Context, map: &Map, path: &Path) -> Result<()> {
     let file = File::open(path).at("open", path)?;
+    forget_cached(&file).at("write out", path)?;
     let key = context.repo.keys().ids(Kind::Data);
     let mut buffer = Vec::new();
     for item in Extents::of(context.catalog, map) {
@@ -83,4 +95,35 @@ fn content(context: &Context, map: &Map, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+
+    use super::*;
+
+    /// What this process had read from disks, in bytes.
+    fn read_from_disk() -> Option<u64> {
+        let counts = std::fs::read_to_string("/proc/self/io").ok()?;
+        counts.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.parse().ok()
+    }
+
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn what_was_written_is_read_from_the_disk() {
+        const LEN: usize = 8 << 20;
+        // Not in the folder for temporary files, which may be in memory.
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type as u32 == 0x0102_1994;
+        let Some(before) = read_from_disk().filter(|_| !is_memory) else {
+            return eprintln!("skipped: no disk whose reads are counted");
+        };
+        file.write_all(&vec![7; LEN]).unwrap();
+        forget_cached(&file).unwrap();
+        file.rewind().unwrap();
+        file.read_to_end(&mut Vec::new()).unwrap();
+        let read = read_from_disk().unwrap() - before;
+        assert!(read >= LEN as u64, "only {read} bytes were read from the disk");
+    }
 }

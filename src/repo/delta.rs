@@ -77,10 +77,6 @@ struct Run {
 }
 
 impl Run {
-    fn frame(&self) -> (PackId, u32) {
-        (self.pack.id, self.frame)
-    }
-
     fn packed(&self) -> PackedBase {
         PackedBase { pack: self.pack.id, frame: self.frame, slot: self.slot, count: self.count }
     }

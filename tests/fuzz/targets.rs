@@ -268,7 +268,7 @@ fn chunks(kind: Kind) -> Vec<Vec<u8>> {
     for (reader, pack) in open_packs() {
         for (number, frame) in pack.trailer.frames.iter().enumerate().filter(|(_, frame)| frame.kind == kind)
         {
-            let raw = reader.frame(&pack, number as u32, &mut decoder).unwrap();
+            let raw = reader.frame(&pack, number as u32, &[], &mut decoder).unwrap();
             let slots = pack.trailer.slots_of(frame);
             found.extend(slots.iter().map(|slot| reader.chunk(&pack, slot, &raw).unwrap().to_vec()));
         }
@@ -363,7 +363,7 @@ fn frame(bytes: &[u8]) -> bool {
         return false;
     }
     let stored = reader.take(reader.remaining()).unwrap();
-    let raw = Decoder::new().unwrap().decode(codec, stored, raw_len as usize);
+    let raw = Decoder::new().unwrap().decode(codec, stored, &[], raw_len as usize);
     assert!(raw.as_ref().is_none_or(|raw| raw.len() == raw_len as usize));
     raw.is_some()
 }

@@ -194,7 +194,7 @@ impl<'c> Assembler<'c> {
                     Payload::File(_) => Stream::Files,
                     _ => Stream::Volumes,
                 };
-                let content = self.content(stream, earlier.as_ref());
+                let content = self.content(stream, earlier.as_deref());
                 self.large = Some(Large { place, entry, change, content, failed: None });
                 Ok(())
             }
@@ -238,7 +238,7 @@ impl<'c> Assembler<'c> {
 
     fn file(&mut self, file: FileRead, known: &HashSet<ChunkId>) -> Result<()> {
         let FileRead { mut entry, piece, change, earlier, unstable, place } = file;
-        let mut content = self.content(Stream::Files, earlier.as_ref());
+        let mut content = self.content(Stream::Files, earlier.as_deref());
         self.chunks(&piece, known, &mut content)?;
         let map = content.map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         entry.payload = Payload::File(map);

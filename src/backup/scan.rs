@@ -319,7 +319,7 @@ impl<'a> Scan<'a> {
                 self.large(place, name, before.as_ref())
             }
             FileType::RegularFile => {
-                let earlier = before.as_ref().and_then(Entry::map).cloned();
+                let earlier = before.as_ref().and_then(Entry::map).cloned().map(Box::new);
                 self.send(Step::Read(FileToRead { place, name, stat: *stat, change, earlier }))
             }
             FileType::BlockDevice if is_volume => self.device(place, name, stat, before.as_ref()),
@@ -404,7 +404,7 @@ impl<'a> Scan<'a> {
     }
 
     fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>) -> Result<()> {
-        let earlier = before.and_then(Entry::map).cloned();
+        let earlier = before.and_then(Entry::map).cloned().map(Box::new);
         self.send(Step::Begin(place, entry, change_of(before), earlier))
     }
 

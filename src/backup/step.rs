@@ -77,7 +77,7 @@ pub struct FileToRead {
     /// How it compares with the parent.
     pub change: Change,
     /// What the parent has as its content.
-    pub earlier: Option<Map>,
+    pub earlier: Option<Box<Map>>,
 }
 
 /// Where a piece's bytes come from.
@@ -128,7 +128,7 @@ pub enum Step {
     /// One more name of a file that went by already under another: it is not read again.
     Again(Place, Entry, Change),
     /// A large file, volume or stream begins; what the parent has as its content.
-    Begin(Place, Entry, Change, Option<Map>),
+    Begin(Place, Entry, Change, Option<Box<Map>>),
     /// A stretch of it.
     Piece(PieceToRead),
     /// It ends.
@@ -168,7 +168,7 @@ pub struct FileRead {
     /// How it compares with the parent.
     pub change: Change,
     /// What the parent has as its content.
-    pub earlier: Option<Map>,
+    pub earlier: Option<Box<Map>>,
     /// Whether it changed while it was read.
     pub unstable: bool,
     /// Where it is.

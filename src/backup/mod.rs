@@ -14,7 +14,6 @@ mod buffers;
 pub mod cut;
 mod earlier;
 mod frames;
-mod packs;
 mod pipeline;
 mod read;
 mod scan;

@@ -4,4 +4,3 @@ pub mod find;
 pub mod list;
 pub mod resolve;
 pub mod stats;
-mod walk;

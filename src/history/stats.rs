@@ -11,7 +11,6 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::walk::{Found, Visitor, walk};
 use crate::error::{IoContext, Result};
 use crate::format::config::Tier;
 use crate::format::pack::{Class, Codec, Kind};
@@ -21,6 +20,7 @@ use crate::repo::catalog::Catalog;
 use crate::repo::index::PackRecord;
 use crate::repo::marks::Marks;
 use crate::repo::snapshots::Listed;
+use crate::repo::walk::{Found, Visitor, walk};
 
 /// Nodes whose packs are looked into at once.
 const BATCH: usize = 1 << 16;

@@ -13,11 +13,13 @@ pub mod marks;
 pub mod nodes;
 pub mod objects;
 pub mod packer;
+pub mod packs;
 pub mod reader;
 pub mod rebuild;
 pub mod schema;
 pub mod slots;
 pub mod snapshots;
+pub mod walk;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

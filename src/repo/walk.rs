@@ -2,15 +2,15 @@
 //!
 //! Depth first; a path holds one node of each level of each directory on it.
 
+use super::catalog::Catalog;
+use super::index::Location;
+use super::snapshots::Listed;
 use crate::error::{Error, Result};
 use crate::format::hashtree::Root;
 use crate::format::map::{self, Extent, Map};
 use crate::format::tree::{self, Entry};
 use crate::id::ChunkId;
 use crate::observe::Stop;
-use crate::repo::catalog::Catalog;
-use crate::repo::index::Location;
-use crate::repo::snapshots::Listed;
 
 /// Chunks that are looked up at once.
 const BATCH: usize = 1 << 16;

@@ -1,14 +1,14 @@
-//! Encoded frames into packs: the end of the pipeline.
+//! Encoded frames into packs, one open pack a class, synced while the next one fills up.
 
 use crossbeam_channel::{Sender, bounded};
 
+use super::keys::Keys;
+use super::packer::{ClosedPack, EncodedFrame, PackWriter, PublishedPack};
 use crate::error::{Error, Result};
 use crate::format::config::Sizes;
 use crate::format::pack::Class;
 use crate::id::RepositoryId;
 use crate::ordered::Output;
-use crate::repo::keys::Keys;
-use crate::repo::packer::{ClosedPack, EncodedFrame, PackWriter, PublishedPack};
 use crate::store::Store;
 
 /// Packs that are being made durable while the next ones fill up.

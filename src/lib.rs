@@ -18,4 +18,5 @@ pub mod source;
 pub mod store;
 pub mod target;
 pub mod text;
+pub mod time;
 pub mod upkeep;

@@ -6,14 +6,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use jiff::{Timestamp, Zoned};
+use jiff::Zoned;
 use serde::Serialize;
 
 use super::error::Exit;
 use super::global::Global;
 use super::init::InitOptions;
 use super::signals::STOP;
-use super::{Outcome, output};
+use super::{Outcome, clock, output};
 use crate::backup::{self, BackupOptions, ScanOptions, Source};
 use crate::error::{Error, Result};
 use crate::format::config::Tier;
@@ -52,9 +52,9 @@ pub struct Backup {
     /// The host that is backed up, if it is not this one
     #[arg(long, value_name = "H")]
     host: Option<String>,
-    /// The snapshot's time, such as 2026-11-20T03:00:00Z, if it is not now
-    #[arg(long, value_name = "T")]
-    time: Option<String>,
+    /// The snapshot's time, such as 2026-11-20T03:00:00Z or 3D for three days ago, if it is not now
+    #[arg(long, value_name = "T", value_parser = clock::moment)]
+    time: Option<Zoned>,
     /// How hard to compress
     #[arg(long, value_name = "TIER", default_value = "hot", value_parser = tier)]
     tier: Tier,
@@ -154,11 +154,7 @@ impl Backup {
     }
 
     fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
-        let now = Zoned::now();
-        let (time, offset) = match &self.time {
-            None => (now.timestamp(), now.offset().seconds()),
-            Some(text) => parse_time(text)?,
-        };
+        let time = self.time.unwrap_or_else(clock::now);
         let mut never = vec![global.repository()?.to_path_buf()];
         never.extend(global.cache_dir());
         Ok(BackupOptions {
@@ -166,8 +162,8 @@ impl Backup {
             host: self.host.unwrap_or_else(this_host),
             label: self.label,
             tags: self.tag,
-            time,
-            offset,
+            time: time.timestamp(),
+            offset: time.offset().seconds(),
             user: std::env::var("USER").unwrap_or_default(),
             tier: self.tier,
             delta: !self.no_delta,
@@ -210,14 +206,6 @@ fn stream_name(name: &OsString) -> Result<Vec<u8>> {
         )));
     }
     Ok(name.clone().into_vec())
-}
-
-fn parse_time(text: &str) -> Result<(Timestamp, i32)> {
-    let wrong = || Error::Refused(format!("'{text}' is not a time: write it as 2026-11-20T03:00:00Z"));
-    let pieces = jiff::fmt::temporal::Pieces::parse(text).map_err(|_| wrong())?;
-    let time: Timestamp = text.parse().map_err(|_| wrong())?;
-    let offset = pieces.to_numeric_offset().map_or(0, jiff::tz::Offset::seconds);
-    Ok((time, offset))
 }
 
 /// This machine's name.

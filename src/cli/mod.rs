@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod clock;
 mod dump;
 mod entry;
 mod error;

@@ -1,0 +1,19 @@
+//! The clock, read once a run, and what users write of times.
+
+use std::sync::OnceLock;
+
+use jiff::Zoned;
+
+use crate::time::When;
+
+/// The time at which this was first asked for, in the local zone: all times on one command line
+/// are relative to the same moment.
+pub fn now() -> Zoned {
+    static NOW: OnceLock<Zoned> = OnceLock::new();
+    NOW.get_or_init(Zoned::now).clone()
+}
+
+/// A TIME that must be a moment.
+pub fn moment(text: &str) -> Result<Zoned, String> {
+    When::parse(text, &now())?.moment()
+}

@@ -1,3 +1,4 @@
-//! Keeping a repository whole: finding out what is damaged.
+//! Keeping a repository whole and small: what is damaged, what may go.
 
 pub mod check;
+pub mod retention;

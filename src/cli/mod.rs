@@ -7,6 +7,7 @@ mod dump;
 mod entry;
 mod error;
 mod find;
+mod forget;
 mod global;
 mod index;
 mod init;
@@ -15,12 +16,14 @@ mod list;
 mod manual;
 mod output;
 mod progress;
+mod protect;
 mod restore;
 mod secret;
 mod select;
 mod signals;
 mod snapshots;
 mod stats;
+mod undo_forget;
 mod upgrade;
 
 use std::ffi::OsString;
@@ -54,6 +57,10 @@ enum Command {
     List(list::List),
     Find(find::Find),
     Stats(stats::Stats),
+    Forget(Box<forget::Forget>),
+    UndoForget(undo_forget::UndoForget),
+    Protect(protect::Protect),
+    Unprotect(protect::Unprotect),
     Check(check::Check),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
@@ -76,6 +83,10 @@ impl Command {
             Command::List(command) => command.run(global),
             Command::Find(command) => command.run(global),
             Command::Stats(command) => command.run(global),
+            Command::Forget(command) => command.run(global),
+            Command::UndoForget(command) => command.run(global),
+            Command::Protect(command) => command.run(global),
+            Command::Unprotect(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),

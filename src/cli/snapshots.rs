@@ -1,5 +1,7 @@
 //! `varv snapshots`.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -8,6 +10,7 @@ use super::global::Global;
 use super::select::Filters;
 use super::{Outcome, output};
 use crate::format::snapshot::Stats;
+use crate::id::SnapshotId;
 use crate::repo::Intent;
 use crate::repo::snapshots::Listed;
 use crate::text::format_size;
@@ -37,10 +40,11 @@ impl Snapshots {
     pub fn run(&self, global: &Global) -> Outcome {
         let repo = global.open(Intent::Read)?;
         let found = repo.snapshots()?;
+        let protected = repo.protected()?;
         let rows: Vec<&Listed> = self.filters.select(&found.listed).collect();
         match global.json {
-            true => output::json(&rows.iter().map(|listed| Row::new(listed)).collect::<Vec<_>>()),
-            false => table(&rows, global.verbose > 0),
+            true => output::json(&rows.iter().map(|listed| Row::new(listed, &protected)).collect::<Vec<_>>()),
+            false => table(&rows, &protected, global.verbose > 0),
         }
         for (_, error) in &found.damaged {
             output::notice(&error.to_string());
@@ -50,7 +54,7 @@ impl Snapshots {
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed) -> Self {
+    fn new(listed: &'a Listed, protected: &HashSet<SnapshotId>) -> Self {
         let snapshot = &listed.snapshot;
         Self {
             id: listed.id.to_string(),
@@ -60,19 +64,20 @@ impl<'a> Row<'a> {
             paths: snapshot.roots.iter().map(|root| root.path.as_str()).collect(),
             tags: &snapshot.tags,
             tier: snapshot.tier.name(),
-            protected: false,
+            protected: protected.contains(&listed.id),
             stats: &snapshot.stats,
         }
     }
 }
 
-fn table(rows: &[&Listed], verbose: bool) {
+fn table(rows: &[&Listed], protected: &HashSet<SnapshotId>, verbose: bool) {
     for Listed { id, snapshot } in rows {
         let paths: Vec<&str> = snapshot.roots.iter().map(|root| root.path.as_str()).collect();
         let tags =
             if snapshot.tags.is_empty() { String::new() } else { format!(" [{}]", snapshot.tags.join(" ")) };
+        let kept = if protected.contains(id) { " (protected)" } else { "" };
         output::line(&format!(
-            "{}  {}  {}  {}  {:>10}  {}{tags}",
+            "{}  {}  {}  {}  {:>10}  {}{tags}{kept}",
             id.short(),
             output::time(snapshot.time, snapshot.offset),
             snapshot.host,

@@ -12,6 +12,8 @@ pub const SNAPSHOTS: &str = "snapshots";
 pub const FORGOTTEN: &str = "forgotten";
 /// Where upkeep remembers things.
 pub const STATE: &str = "state";
+/// Begins the names of objects that protect snapshots.
+const PROTECTED: &str = "protected-";
 /// Where the index is, unless it is in the cache folder.
 pub const INDEX: &str = "index";
 /// The index in its folder.
@@ -39,4 +41,24 @@ pub fn snapshot(id: &SnapshotId) -> String {
 /// The snapshot of this name; `None` if it is not one's.
 pub fn snapshot_id(name: &str) -> Option<SnapshotId> {
     SnapshotId::from_hex(name.strip_prefix(SNAPSHOTS)?.strip_prefix('/')?)
+}
+
+/// The name under which a forgotten snapshot waits.
+pub fn forgotten(id: &SnapshotId) -> String {
+    format!("{FORGOTTEN}/{id}")
+}
+
+/// The forgotten snapshot of this name; `None` if it is not one's.
+pub fn forgotten_id(name: &str) -> Option<SnapshotId> {
+    SnapshotId::from_hex(name.strip_prefix(FORGOTTEN)?.strip_prefix('/')?)
+}
+
+/// What says that a snapshot is protected.
+pub fn protected(id: &SnapshotId) -> String {
+    format!("{STATE}/{PROTECTED}{id}")
+}
+
+/// The snapshot that the object of this name protects; `None` if it is another kind of state.
+pub fn protected_id(name: &str) -> Option<SnapshotId> {
+    SnapshotId::from_hex(name.strip_prefix(STATE)?.strip_prefix('/')?.strip_prefix(PROTECTED)?)
 }

@@ -44,8 +44,13 @@ impl Repo {
 
     /// Reads one snapshot.
     pub fn load_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
+        self.load_from(&layout::snapshot(id), id)
+    }
+
+    /// Reads the snapshot that the object `object` holds.
+    pub(super) fn load_from(&self, object: &str, id: &SnapshotId) -> Result<Snapshot> {
         let name = format!("snapshot {id}");
-        let bytes = self.store().read(&layout::snapshot(id), OBJECT_MAX)?;
+        let bytes = self.store().read(object, OBJECT_MAX)?;
         if SnapshotId::of(&bytes) != *id {
             return Err(Error::damaged(name, "its content has another id"));
         }
@@ -65,9 +70,18 @@ impl Repo {
 
     /// Reads all snapshots.
     pub fn snapshots(&self) -> Result<Snapshots> {
+        self.load_all(self.snapshot_ids()?, layout::snapshot)
+    }
+
+    /// Reads all of these, which have names by `name`.
+    pub(super) fn load_all(
+        &self,
+        ids: Vec<SnapshotId>,
+        name: fn(&SnapshotId) -> String,
+    ) -> Result<Snapshots> {
         let mut found = Snapshots::default();
-        for id in self.snapshot_ids()? {
-            match self.load_snapshot(&id) {
+        for id in ids {
+            match self.load_from(&name(&id), &id) {
                 Ok(snapshot) => found.listed.push(Listed { id, snapshot }),
                 Err(e) if e.is_damage() => found.damaged.push((id, e)),
                 Err(e) => return Err(e),

@@ -1,4 +1,5 @@
 //! Keeping a repository whole and small: what is damaged, what may go.
 
 pub mod check;
+pub mod forget;
 pub mod retention;

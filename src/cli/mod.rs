@@ -13,6 +13,7 @@ mod index;
 mod init;
 mod key;
 mod list;
+mod locks;
 mod manual;
 mod output;
 mod progress;
@@ -62,6 +63,7 @@ enum Command {
     Protect(protect::Protect),
     Unprotect(protect::Unprotect),
     Check(check::Check),
+    Locks(locks::Locks),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
     Completions(manual::Completions),
@@ -88,6 +90,7 @@ impl Command {
             Command::Protect(command) => command.run(global),
             Command::Unprotect(command) => command.run(global),
             Command::Check(command) => command.run(global),
+            Command::Locks(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
             Command::Completions(command) => command.run(),

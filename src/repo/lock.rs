@@ -123,7 +123,7 @@ impl Holder {
     }
 
     /// As messages show it. The text is another process's, perhaps another machine's.
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         let command = match self.command.as_str() {
             "" => String::new(),
             command => format!(" ({})", escape(command.as_bytes())),
@@ -190,15 +190,26 @@ pub fn acquire(
     Ok(Lock { holder, held: held.unwrap_or(Held::ReadOnly) })
 }
 
-/// Everybody who is in the repository. What the dead left is left out, and removed where that
-/// is possible. Leases of other machines are shown until somebody who waits has seen them die.
-pub fn holders(dir: &Path, mode: LockMode) -> Result<Vec<Holder>> {
-    let mut holders = match mode {
-        LockMode::Flock => flock::holders(dir)?,
-        LockMode::Lease => lease::holders(dir)?,
+/// Who is in the repository, and who was and has died.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Occupants {
+    /// Those who hold it. Leases of other machines are among them until somebody who waits has
+    /// seen them die.
+    pub living: Vec<Holder>,
+    /// Those who died without giving it back. What they left was removed, where that is possible.
+    pub dead: Vec<Holder>,
+}
+
+/// Everybody who is in the repository, and what the dead left. Each list by time.
+pub fn occupants(dir: &Path, mode: LockMode) -> Result<Occupants> {
+    let mut found = match mode {
+        LockMode::Flock => flock::occupants(dir)?,
+        LockMode::Lease => lease::occupants(dir)?,
     };
-    holders.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-    Ok(holders)
+    for holders in [&mut found.living, &mut found.dead] {
+        holders.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
+    }
+    Ok(found)
 }
 
 /// How locks work on the file system of `path`.

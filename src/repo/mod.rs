@@ -139,6 +139,7 @@ impl Repo {
         let lock_mode = lock::mode_for(root)?;
         let lock = take_lock(root, lock_mode, options)?;
         let (signed, mut notices) = read_config(&*store, root)?;
+        notices.extend(interrupted(root, lock_mode));
         if !signed.config.encrypted && matches!(options.secret, Some(Secret::KeyFile(_) | Secret::Master(_)))
         {
             return Err(Error::Refused(
@@ -251,6 +252,13 @@ fn take_lock(root: &Path, mode: LockMode, options: &OpenOptions) -> Result<Optio
         Err(e) if options.intent == Intent::Read && cannot_write(&e) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// What died in here since somebody looked last. Nothing follows from it but that it is told.
+fn interrupted(root: &Path, mode: LockMode) -> Vec<String> {
+    let dead = lock::occupants(root, mode).map(|found| found.dead).unwrap_or_default();
+    let tell = |holder: &lock::Holder| format!("interrupted: {}; its lock was removed", holder.describe());
+    dead.iter().map(tell).collect()
 }
 
 /// Whether an error says that this place or medium is not ours to write to.

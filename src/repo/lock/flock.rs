@@ -15,7 +15,8 @@ use rustix::io::Errno;
 
 use super::FOLDER;
 use super::{
-    Holder, Tried, describe_all, is_out_of_space, is_read_only, lock_files, make_folder, read_bounded,
+    Holder, Occupants, Tried, describe_all, is_out_of_space, is_read_only, lock_files, make_folder,
+    read_bounded,
 };
 use crate::error::{IoContext, Result};
 
@@ -69,7 +70,7 @@ fn open_repository(dir: &Path) -> io::Result<File> {
 
 fn busy(dir: &Path, wanted: &Holder) -> Result<Tried<Held>> {
     let in_the_way: Vec<Holder> =
-        holders(dir)?.into_iter().filter(|holder| holder.conflicts(wanted.exclusive)).collect();
+        occupants(dir)?.living.into_iter().filter(|holder| holder.conflicts(wanted.exclusive)).collect();
     Ok(Tried::Busy { holder: describe_all(&in_the_way), suspect: false })
 }
 
@@ -121,26 +122,36 @@ fn create_info(path: PathBuf) -> io::Result<Info> {
     Err(io::Error::other("the file is removed again and again"))
 }
 
-/// All who live; what the dead left is removed.
-pub(super) fn holders(dir: &Path) -> Result<Vec<Holder>> {
-    let mut holders = Vec::new();
+/// All who live, and all who died; what these left is removed.
+pub(super) fn occupants(dir: &Path) -> Result<Occupants> {
+    let mut found = Occupants::default();
     for (path, _) in lock_files(dir, EXTENSION)? {
-        holders.extend(look_at(&path).at("read", &path)?);
+        match look_at(&path).at("read", &path)? {
+            Some((holder, true)) => found.living.push(holder),
+            Some((holder, false)) => found.dead.push(holder),
+            None => {}
+        }
     }
-    Ok(holders)
+    Ok(found)
 }
 
-fn look_at(path: &Path) -> io::Result<Option<Holder>> {
+/// The holder, and whether it lives.
+fn look_at(path: &Path) -> io::Result<Option<(Holder, bool)>> {
     let file = match File::open(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
     // Shared, so that two who look at once do not take each other for the holder.
-    if flock_now(&file, false)? {
-        // Removed while it is flocked, so that its maker, if it lives after all, notices.
-        let _ = fs::remove_file(path);
+    let is_dead = flock_now(&file, false)?;
+    if is_dead && file.metadata()?.nlink() == 0 {
+        // Its holder removed it in the meantime: it has ended well.
         return Ok(None);
     }
+    if is_dead {
+        // Removed while it is flocked, so that its maker, if it lives after all, notices.
+        let _ = fs::remove_file(path);
+    }
     // What cannot be read is not written yet.
-    Ok(serde_json::from_slice(&read_bounded(&file)?).ok())
+    let holder = serde_json::from_slice(&read_bounded(&file)?).ok();
+    Ok(holder.map(|holder| (holder, !is_dead)))
 }

@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Process;
 use super::{
-    Clock, FOLDER, Holder, LEASE_DEAD, LEASE_REFRESH, LEASE_TRUST, Tried, describe_all, is_out_of_space,
-    is_read_only, lock_files, make_folder, read_bounded,
+    Clock, FOLDER, Holder, LEASE_DEAD, LEASE_REFRESH, LEASE_TRUST, Occupants, Tried, describe_all,
+    is_out_of_space, is_read_only, lock_files, make_folder, read_bounded,
 };
 use crate::error::{Error, IoContext, Result};
 use crate::store::{sync, unpoisoned};
@@ -341,17 +341,20 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// All whose death is not certain at a glance; removes those whose is.
-pub(super) fn holders(dir: &Path) -> Result<Vec<Holder>> {
-    let mut holders = Vec::new();
+/// All whose death is not certain at a glance, and those whose is; what these left is removed.
+pub(super) fn occupants(dir: &Path) -> Result<Occupants> {
+    let mut found = Occupants::default();
     for (path, name) in lock_files(dir, EXTENSION)? {
         match Seen::at(&path).at("read", &path)? {
-            Some(seen) if seen.is_gone() => drop(remove(&path)),
-            Some(seen) => holders.extend(seen.holder(&name)),
+            Some(seen) if seen.is_gone() => {
+                let _ = remove(&path);
+                found.dead.extend(seen.holder(&name));
+            }
+            Some(seen) => found.living.extend(seen.holder(&name)),
             None => {}
         }
     }
-    Ok(holders)
+    Ok(found)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

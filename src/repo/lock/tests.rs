@@ -92,13 +92,13 @@ fn a_refusal_names_who_is_in_the_way() {
 fn holders_are_listed_oldest_first() {
     for mode in MODES {
         let dir = tempfile::tempdir().unwrap();
-        assert!(holders(dir.path(), mode).unwrap().is_empty());
+        assert!(occupants(dir.path(), mode).unwrap().living.is_empty());
         let locks = [(); 3].map(|()| take(dir.path(), mode, false).unwrap());
         let mut expected: Vec<Holder> = locks.iter().map(|lock| lock.holder().clone()).collect();
         expected.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        assert_eq!(holders(dir.path(), mode).unwrap(), expected);
+        assert_eq!(occupants(dir.path(), mode).unwrap().living, expected);
         drop(locks);
-        assert!(holders(dir.path(), mode).unwrap().is_empty());
+        assert!(occupants(dir.path(), mode).unwrap().living.is_empty());
     }
 }
 
@@ -178,13 +178,13 @@ fn a_lock_dies_with_its_process() {
     for mode in MODES {
         let dir = tempfile::tempdir().unwrap();
         let mut child = holding_child(dir.path(), mode);
-        assert_eq!(holders(dir.path(), mode).unwrap()[0].pid, child.id());
+        assert_eq!(occupants(dir.path(), mode).unwrap().living[0].pid, child.id());
         assert!(refusal(take(dir.path(), mode, false)).contains(&format!("process {} ", child.id())));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(files(dir.path()).len(), 1);
         let lock = take(dir.path(), mode, true).unwrap();
-        assert_eq!(holders(dir.path(), mode).unwrap(), [lock.holder().clone()]);
+        assert_eq!(occupants(dir.path(), mode).unwrap().living, [lock.holder().clone()]);
         assert_eq!(files(dir.path()).len(), 1);
     }
 }

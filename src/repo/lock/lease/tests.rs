@@ -138,7 +138,7 @@ fn a_lease_of_a_process_that_is_gone_is_removed_at_once() {
     assert!(!path.exists());
     let path = foreign(dir.path(), true, 0);
     gone(&path);
-    assert!(super::super::holders(dir.path(), LockMode::Lease).unwrap().is_empty());
+    assert!(super::super::occupants(dir.path(), LockMode::Lease).unwrap().living.is_empty());
     assert!(!path.exists());
 }
 

@@ -96,7 +96,7 @@ impl Global {
 }
 
 /// The command as others see it in the lock: without what opens the repository.
-fn own_command() -> String {
+pub fn own_command() -> String {
     const SECRETS: [&str; 2] = ["--passphrase-command", "--recovery-code"];
     let mut words = Vec::new();
     let mut hide = false;

@@ -18,6 +18,7 @@ mod manual;
 mod output;
 mod progress;
 mod protect;
+mod prune;
 mod restore;
 mod secret;
 mod select;
@@ -62,6 +63,7 @@ enum Command {
     UndoForget(undo_forget::UndoForget),
     Protect(protect::Protect),
     Unprotect(protect::Unprotect),
+    Prune(prune::Prune),
     Check(check::Check),
     Locks(locks::Locks),
     Index(index::Index),
@@ -89,6 +91,7 @@ impl Command {
             Command::UndoForget(command) => command.run(global),
             Command::Protect(command) => command.run(global),
             Command::Unprotect(command) => command.run(global),
+            Command::Prune(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Locks(command) => command.run(global),
             Command::Index(command) => command.run(global),

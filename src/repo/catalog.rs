@@ -91,6 +91,21 @@ impl Catalog {
         index.merge_if_due(free).map(drop)
     }
 
+    /// Forgets packs that are to be removed from the store; durably, so that no power cut brings
+    /// them back.
+    pub fn remove(&self, packs: &[PackId]) -> Result<()> {
+        let mut index = self.index()?;
+        index.remove_packs(packs)?;
+        index.settle()
+    }
+
+    /// Gives back the space of what was removed, as far as that is due.
+    pub fn tidy(&self) -> Result<()> {
+        let mut index = self.index()?;
+        let free = free_bytes(index.folder());
+        index.merge_if_due(free).map(drop)
+    }
+
     /// The store that the packs are in.
     pub fn store(&self) -> &dyn Store {
         self.reader.store()

@@ -152,7 +152,15 @@ impl Index {
     /// Makes an empty index at `path`, in place of what is there. The caller sees to it that no two
     /// processes do so at once.
     pub fn create(path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
-        let db = schema::create(path)?;
+        Self::fill(schema::create(path)?, path, key, repository)
+    }
+
+    /// Makes an empty index in memory.
+    pub fn in_memory(key: &Key, repository: &RepositoryId) -> Result<Self> {
+        Self::fill(schema::create_in_memory()?, Path::new(""), key, repository)
+    }
+
+    fn fill(db: Connection, path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
         let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
         meta.insert(&db, key).during("be created")?;
         let mut index =
@@ -218,6 +226,11 @@ impl Index {
         self.state.meta = meta;
         self.state.packs.retain(|pack| !gone.contains(&pack.id));
         Ok(())
+    }
+
+    /// Makes all that was written so far durable, unless another process is in the way.
+    pub fn settle(&mut self) -> Result<()> {
+        merge::checkpoint(&self.db).during("be written")
     }
 
     /// Remembers that these snapshots may need chunks that are gone, since packs vanished when they

@@ -29,6 +29,22 @@ impl Marks {
         self.pages.get(&page).is_some_and(|page| page[word] & bit != 0)
     }
 
+    /// How many of `len` ordinals from `first` on are marked.
+    pub fn count(&self, first: u64, len: u64) -> u64 {
+        let end = first.saturating_add(len);
+        let mut at = first;
+        let mut count = 0;
+        while at < end {
+            let (page, word, bit) = place(at);
+            let bits = (64 - bit.trailing_zeros() as u64).min(end - at);
+            let mask = (u64::MAX >> (64 - bits)) << bit.trailing_zeros();
+            let word = self.pages.get(&page).map_or(0, |page| page[word]);
+            count += u64::from((word & mask).count_ones());
+            at += bits;
+        }
+        count
+    }
+
     /// Takes all marks away.
     pub fn clear(&mut self) {
         self.pages.clear();
@@ -43,6 +59,19 @@ fn place(ordinal: u64) -> (u64, usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_of_a_range_are_counted() {
+        let mut marks = Marks::default();
+        let ordinals = [3, 63, 64, 200, PAGE_BITS - 1, PAGE_BITS, PAGE_BITS + 70];
+        assert!(ordinals.iter().all(|ordinal| marks.insert(*ordinal)));
+        for first in [0, 1, 3, 4, 63, 64, 65, 199, 201, PAGE_BITS - 1, PAGE_BITS] {
+            for len in [0, 1, 2, 60, 64, 65, 128, PAGE_BITS, 2 * PAGE_BITS] {
+                let expected = ordinals.iter().filter(|at| (first..first + len).contains(*at)).count();
+                assert_eq!(marks.count(first, len), expected as u64, "{len} from {first}");
+            }
+        }
+    }
 
     #[test]
     fn each_ordinal_has_its_own_mark() {

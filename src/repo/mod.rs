@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::fs::statvfs;
 
 use crate::chunker::Params;
 use crate::error::{Error, Result};
@@ -40,6 +41,11 @@ use crate::store::{LocalStore, Store};
 
 use keys::{Keys, Secret, random};
 use lock::{Lock, LockMode};
+
+/// A file system with less room than this is full: the index's log alone begins with so much.
+const ROOM_MIN: u64 = 256 << 10;
+/// Likewise with room for fewer files: the index has two beside it.
+const FILES_MIN: u64 = 4;
 
 /// How a repository is made.
 pub struct CreateOptions {
@@ -215,6 +221,35 @@ impl Repo {
     /// An error if the lock was lost; to be asked before anything is published or removed.
     pub fn still_locked(&self) -> Result<()> {
         self.lock.as_ref().map_or(Ok(()), Lock::still_held)
+    }
+
+    /// Gives the lock back and takes another one. In between, others may have been here: all that
+    /// was read before is to be read again.
+    pub fn change_lock(
+        &mut self,
+        intent: Intent,
+        lock_wait: Duration,
+        command: &str,
+        stop: &Stop,
+    ) -> Result<()> {
+        self.lock = None;
+        let exclusive = intent == Intent::Change;
+        self.lock = Some(lock::acquire(&self.root, self.lock_mode, exclusive, lock_wait, command, stop)?);
+        self.intent = intent;
+        let (signed, _) = read_config(&*self.store, &self.root)?;
+        if !signed.is_authentic(&self.keys.config_mac()) {
+            return Err(not_authentic(None));
+        }
+        self.config = signed.config;
+        Ok(())
+    }
+
+    /// Whether there is hardly any room for files, or hardly any for their names.
+    pub fn is_full(&self) -> bool {
+        statvfs(&self.root).is_ok_and(|found| {
+            found.f_bavail.saturating_mul(found.f_frsize) < ROOM_MIN
+                || (found.f_files > 0 && found.f_favail < FILES_MIN)
+        })
     }
 
     /// Changes the configuration; for the holder of the exclusive lock.

@@ -113,6 +113,19 @@ pub struct EncodedFrame {
 }
 
 impl EncodedFrame {
+    /// A frame of another pack as it was stored there, opened and not decompressed.
+    pub fn moved(frame: &Frame, slots: &[Slot], mut stored: Vec<u8>) -> Self {
+        stored.reserve_exact(SEAL_LEN);
+        Self {
+            kind: frame.kind,
+            level: frame.level,
+            codec: frame.codec,
+            raw_len: frame.raw_len,
+            stored,
+            chunks: slots.iter().map(|slot| (slot.id, slot.len)).collect(),
+        }
+    }
+
     /// What it takes in a pack.
     pub fn stored_len(&self) -> u64 {
         (self.stored.len() + SEAL_LEN) as u64

@@ -125,6 +125,17 @@ impl PackReader {
             .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
     }
 
+    /// Frame `number` of a pack as it was stored: opened, so surely what was written, and not
+    /// decompressed.
+    pub fn stored_frame(&self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
+        let frame = pack.frame(number)?;
+        let mut stored = vec![0; frame.stored_len as usize];
+        self.store.get(&layout::pack(&pack.id), frame.offset, &mut stored)?;
+        let len = self.unseal(pack, number, &mut stored)?.len();
+        stored.truncate(len);
+        Ok(stored)
+    }
+
     /// As [`PackReader::frame`], of bytes that were read already and in memory that can be used
     /// again.
     pub fn open_frame<'a>(

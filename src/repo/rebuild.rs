@@ -18,6 +18,11 @@ use super::{Intent, Repo, cache_folder, layout};
 use crate::error::{Error, IoContext, Result};
 use crate::id::{ChunkId, PackId};
 use crate::observe::{Event, Observer, Stop};
+use crate::text::format_size;
+
+/// Packs whose chunks are indexed in memory where the disk has no room, in bytes: at 2 KiB a chunk,
+/// which is few, they take 110 MiB.
+pub const MEMORY_PACKS_MAX: u64 = 8 << 30;
 
 impl Repo {
     /// The repository's chunks: opens the index, or makes it anew, and brings it up to date.
@@ -26,6 +31,27 @@ impl Repo {
         let mut index = self.open_index(observer)?;
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
         Catalog::new(reader, index)
+    }
+
+    /// As [`Repo::catalog`], with an index in memory that is made from the packs and is gone
+    /// afterwards: for a full disk. Refused for more than [`MEMORY_PACKS_MAX`] bytes of packs.
+    pub fn catalog_in_memory(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
+        let bytes: u64 = self.list_packs()?.values().sum();
+        if bytes > MEMORY_PACKS_MAX {
+            return Err(Error::Refused(format!(
+                "the disk is full, and an index of {} of packs does not fit into memory: make some room",
+                format_size(bytes)
+            )));
+        }
+        let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
+        let mut index = Index::in_memory(&self.keys().index(), &self.id())?;
+        Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
+        Catalog::new(reader, index)
+    }
+
+    /// Removes the index; the next command makes it anew. For the holder of the exclusive lock.
+    pub fn remove_index(&self) -> Result<()> {
+        remove_index(&self.index_path()?)
     }
 
     /// Makes the index anew from the packs alone.

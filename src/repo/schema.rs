@@ -76,6 +76,14 @@ pub fn connect(path: &Path, access: Access) -> Result<Connection> {
     Ok(db)
 }
 
+/// Makes an empty database in memory.
+pub fn create_in_memory() -> Result<Connection> {
+    let db = Connection::open_in_memory().during("open")?;
+    configure(&db).during("open")?;
+    db.execute_batch(TABLES).during("create its tables")?;
+    Ok(db)
+}
+
 /// Makes an empty database, readable by its owner alone; what was there is removed.
 pub fn create(path: &Path) -> Result<Connection> {
     remove(path)?;

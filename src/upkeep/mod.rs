@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod forget;
+pub mod prune;
 pub mod retention;

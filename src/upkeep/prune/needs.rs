@@ -1,0 +1,294 @@
+//! What is needed: marks on all that snapshots lead to, and on what delta frames are made against.
+//!
+//! Marks are bits over ordinals. Of a chunk that is stored twice, the place is marked to which a
+//! look-up leads; the other one is not needed. Bases are needed in just the place that a frame
+//! names, and are marked apart.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::PruneOptions;
+use super::frames::{Fate, fate, len_after};
+use super::plan::PackUse;
+use crate::error::{Error, Result};
+use crate::format::pack::{Base, FOOTER_LEN, Frame, HEADER_LEN, Trailer};
+use crate::id::{PackId, SnapshotId};
+use crate::observe::{Event, Observer, Stop};
+use crate::repo::catalog::Catalog;
+use crate::repo::index::PackRecord;
+use crate::repo::marks::Marks;
+use crate::repo::snapshots::{Listed, Snapshots};
+use crate::repo::walk::{Found, Visitor, walk};
+
+/// What snapshots need.
+pub struct Needs {
+    live: Marks,
+    bases: Marks,
+    /// Packs that have to stay where they are.
+    fixed: HashSet<u32>,
+    /// Whose needs these are.
+    snapshots: HashSet<SnapshotId>,
+    /// The packs that there were.
+    packs: HashMap<PackId, Place>,
+    ordinal_end: u64,
+}
+
+/// What a pack's chunks are called in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    number: u32,
+    first_ordinal: u64,
+    chunks: u32,
+}
+
+impl Place {
+    fn of(pack: &PackRecord) -> Self {
+        Self { number: pack.number, first_ordinal: pack.first_ordinal, chunks: pack.chunks }
+    }
+}
+
+impl Needs {
+    /// Of all these snapshots. Refused if they need what is not there: removing anything could
+    /// make it worse.
+    pub fn of(
+        catalog: &Catalog,
+        snapshots: &Snapshots,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let needs = Self {
+            live: Marks::default(),
+            bases: Marks::default(),
+            fixed: HashSet::new(),
+            snapshots: HashSet::new(),
+            packs: HashMap::new(),
+            ordinal_end: 0,
+        };
+        needs.extended(catalog, snapshots, observer, stop)
+    }
+
+    /// Whether nothing has come since, and nothing has moved.
+    pub fn still_hold(&self, catalog: &Catalog, snapshots: &Snapshots) -> Result<bool> {
+        let index = catalog.index()?;
+        let same_packs = index.packs().len() == self.packs.len() && self.fits(index.packs());
+        Ok(same_packs && snapshots.listed.iter().all(|listed| self.snapshots.contains(&listed.id)))
+    }
+
+    /// With what has come since.
+    pub fn renewed(
+        self,
+        catalog: &Catalog,
+        snapshots: &Snapshots,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let fits = self.fits(catalog.index()?.packs());
+        match fits {
+            true => self.extended(catalog, snapshots, observer, stop),
+            // Somebody has made the index anew: the ordinals are others.
+            false => Self::of(catalog, snapshots, observer, stop),
+        }
+    }
+
+    /// Whether marks mean now what they meant before.
+    fn fits(&self, packs: &[PackRecord]) -> bool {
+        packs.iter().all(|pack| match self.packs.get(&pack.id) {
+            Some(place) => *place == Place::of(pack),
+            None => pack.first_ordinal >= self.ordinal_end,
+        })
+    }
+
+    fn extended(
+        mut self,
+        catalog: &Catalog,
+        snapshots: &Snapshots,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Self> {
+        observer.event(Event::Phase { name: "walking snapshots", bytes: None });
+        for listed in &snapshots.listed {
+            if !self.snapshots.contains(&listed.id) {
+                walk(catalog, listed, &mut Marker(&mut self.live), stop)
+                    .map_err(|error| explained(error, listed))?;
+                self.snapshots.insert(listed.id);
+            }
+        }
+        let index = catalog.index()?;
+        let packs = index.packs().to_vec();
+        self.ordinal_end = index.ordinal_end();
+        drop(index);
+        self.packs = packs.iter().map(|pack| (pack.id, Place::of(pack))).collect();
+        self.mark_bases(catalog, &packs, observer, stop)?;
+        Ok(self)
+    }
+
+    /// Marks what needed delta frames are made against, and what that is made against.
+    fn mark_bases(
+        &mut self,
+        catalog: &Catalog,
+        packs: &[PackRecord],
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<()> {
+        let by_id: HashMap<PackId, &PackRecord> = packs.iter().map(|pack| (pack.id, pack)).collect();
+        let by_number: HashMap<u32, &PackRecord> = packs.iter().map(|pack| (pack.number, pack)).collect();
+        observer.event(Event::Phase {
+            name: "reading tables of packs",
+            bytes: Some(packs.iter().map(|pack| pack.len).sum()),
+        });
+        // The newest first: bases lie in older packs, so most are looked at once.
+        let mut open: BTreeSet<u32> =
+            packs.iter().filter(|pack| self.is_needed(pack)).map(|pack| pack.number).collect();
+        while let Some(number) = open.pop_last() {
+            stop.check()?;
+            let Some(pack) = by_number.get(&number) else { continue };
+            let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
+            open.extend(self.mark_bases_of(pack, &trailer, &by_id)?);
+            observer.event(Event::Advance { bytes: pack.len, files: 0 });
+        }
+        Ok(())
+    }
+
+    /// The packs in which something has become needed.
+    fn mark_bases_of(
+        &mut self,
+        pack: &PackRecord,
+        trailer: &Trailer,
+        packs: &HashMap<PackId, &PackRecord>,
+    ) -> Result<BTreeSet<u32>> {
+        let mut changed = BTreeSet::new();
+        for frame in trailer.frames.iter().filter(|frame| !frame.bases.is_empty()) {
+            let slots = u64::from(frame.chunks);
+            let first = pack.first_ordinal + u64::from(frame.slot);
+            if self.live.count(first, slots) + self.bases.count(first, slots) == 0 {
+                continue;
+            }
+            self.fixed.insert(pack.number);
+            for base in &frame.bases {
+                let below = base_pack(pack, trailer, base, packs)?;
+                self.fixed.insert(below.number);
+                let first = below.first_ordinal + u64::from(base.slot);
+                for ordinal in first..first + u64::from(base.count) {
+                    if self.bases.insert(ordinal) {
+                        changed.insert(below.number);
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    fn is_needed(&self, pack: &PackRecord) -> bool {
+        let chunks = u64::from(pack.chunks);
+        self.live.count(pack.first_ordinal, chunks) + self.bases.count(pack.first_ordinal, chunks) > 0
+    }
+
+    /// Whether snapshots need this chunk of a pack, in this place.
+    pub fn is_live(&self, pack: &PackRecord, slot: u32) -> bool {
+        self.live.contains(pack.first_ordinal + u64::from(slot))
+    }
+
+    /// What becomes of each frame of a pack that is written anew.
+    pub fn fates(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> Vec<Fate> {
+        let fate = |frame| {
+            fate(trailer, frame, |slot| self.is_live(pack, slot), self.is_base(pack, frame), max_unused)
+        };
+        trailer.frames.iter().map(fate).collect()
+    }
+
+    fn is_base(&self, pack: &PackRecord, frame: &Frame) -> bool {
+        self.bases.count(pack.first_ordinal + u64::from(frame.slot), frame.chunks.into()) > 0
+    }
+
+    /// How each pack is used.
+    pub fn uses(
+        &self,
+        catalog: &Catalog,
+        options: &PruneOptions,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Vec<PackUse>> {
+        let packs: Vec<PackRecord> = catalog.index()?.packs().to_vec();
+        observer.event(Event::Phase { name: "planning", bytes: None });
+        let mut uses = Vec::with_capacity(packs.len());
+        for pack in &packs {
+            stop.check()?;
+            uses.push(self.use_of(catalog, pack, options)?);
+        }
+        Ok(uses)
+    }
+
+    fn use_of(&self, catalog: &Catalog, pack: &PackRecord, options: &PruneOptions) -> Result<PackUse> {
+        let mut found = PackUse {
+            id: pack.id,
+            number: pack.number,
+            len: pack.len,
+            is_needed: self.is_needed(pack),
+            unused: 0,
+            gain: 0,
+            is_fixed: self.fixed.contains(&pack.number),
+        };
+        let live = self.live.count(pack.first_ordinal, pack.chunks.into());
+        if !found.is_needed || live == u64::from(pack.chunks) {
+            found.unused = if found.is_needed { 0 } else { pack.len };
+            return Ok(found);
+        }
+        let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
+        let without = |max_unused| pack.len.saturating_sub(self.len_after(pack, &trailer, max_unused));
+        found.unused = without(0.0);
+        found.gain = without(options.max_unused);
+        Ok(found)
+    }
+
+    fn len_after(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> u64 {
+        let fates = self.fates(pack, trailer, max_unused);
+        let frames = trailer.frames.iter().zip(fates);
+        let is_live = |slot| self.is_live(pack, slot);
+        (HEADER_LEN + FOOTER_LEN) as u64
+            + frames.map(|(frame, fate)| len_after(trailer, frame, fate, is_live)).sum::<u64>()
+    }
+}
+
+/// The pack that a base lies in.
+fn base_pack<'p>(
+    pack: &'p PackRecord,
+    trailer: &Trailer,
+    base: &Base,
+    packs: &HashMap<PackId, &'p PackRecord>,
+) -> Result<&'p PackRecord> {
+    let below = match base.pack.checked_sub(1) {
+        None => pack,
+        Some(at) => {
+            let id = trailer.packs.get(at as usize).ok_or(Error::Internal("a base without a pack"))?;
+            packs.get(id).copied().ok_or_else(|| Error::missing(format!("pack {id}")))?
+        }
+    };
+    match base.slot.checked_add(base.count).is_some_and(|end| end <= below.chunks) {
+        true => Ok(below),
+        false => Err(Error::damaged(format!("pack {}", pack.id), "a frame's bases are not in their pack")),
+    }
+}
+
+fn explained(error: Error, listed: &Listed) -> Error {
+    match error {
+        Error::Missing { object } => Error::damaged(
+            format!("snapshot {}", listed.id),
+            format!("it needs {object}, which is missing; nothing is pruned before that is repaired"),
+        ),
+        other => other,
+    }
+}
+
+struct Marker<'m>(&'m mut Marks);
+
+impl Visitor for Marker<'_> {
+    fn node(&mut self, found: Found) -> Result<bool> {
+        Ok(self.0.insert(found.ordinal))
+    }
+
+    fn chunks(&mut self, found: &[Found]) -> Result<()> {
+        for chunk in found {
+            self.0.insert(chunk.ordinal);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Removing packs: first the index forgets them, durably, then they go.
+//!
+//! Interrupted in between, the next command finds packs that the index does not know, and takes
+//! them in again; the other order would look like a loss.
+
+use super::plan::PackUse;
+use crate::error::Result;
+use crate::id::PackId;
+use crate::observe::{Event, Observer};
+use crate::repo::Repo;
+use crate::repo::catalog::Catalog;
+use crate::repo::layout;
+
+/// Packs that the index forgets at once.
+const BATCH: usize = 4096;
+
+/// Removes packs.
+pub struct Remover<'a> {
+    /// From this repository, whose exclusive lock is held.
+    pub repo: &'a Repo,
+    /// Its chunks.
+    pub catalog: &'a Catalog,
+    /// Whether there is an index on disk to be kept in step.
+    pub has_index: bool,
+    /// Told of what is done.
+    pub observer: &'a dyn Observer,
+}
+
+impl Remover<'_> {
+    /// Removes these, durably.
+    pub fn remove(&mut self, packs: &[PackUse]) -> Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let bytes = packs.iter().map(|pack| pack.len).sum();
+        self.observer.event(Event::Phase { name: "removing packs", bytes: Some(bytes) });
+        for batch in packs.chunks(BATCH) {
+            self.repo.still_locked()?;
+            self.forget(&batch.iter().map(|pack| pack.id).collect::<Vec<_>>())?;
+            for pack in batch {
+                self.repo.store().remove(&layout::pack(&pack.id))?;
+                self.observer.event(Event::Advance { bytes: pack.len, files: 0 });
+            }
+            self.repo.store().barrier()?;
+        }
+        Ok(())
+    }
+
+    /// An index that cannot be written must not stay, or it would name packs that are gone. It can
+    /// be made anew, and gives its own room back first.
+    fn forget(&mut self, packs: &[PackId]) -> Result<()> {
+        if self.has_index {
+            match self.catalog.remove(packs) {
+                Err(e) if e.is_out_of_space() || self.repo.is_full() => {
+                    self.observer
+                        .event(Event::Notice(format!("{e}: the index is removed, and made anew later")));
+                    self.has_index = false;
+                }
+                other => return other,
+            }
+        }
+        self.repo.remove_index()
+    }
+}

@@ -1,5 +1,7 @@
 //! `varv forget`.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -180,17 +182,14 @@ impl Forget {
                 lost.len()
             ));
         }
-        for (_, error) in &found.damaged {
+        let left = || found.damaged.iter().filter(|(id, _)| !plan.damaged.contains(id));
+        for (_, error) in left() {
             output::notice(&error.to_string());
         }
-        Ok(if found.damaged.is_empty() { Exit::Done } else { Exit::Damage })
+        Ok(if left().next().is_none() { Exit::Done } else { Exit::Damage })
     }
 
-    fn plan<'s>(
-        self,
-        found: &'s Snapshots,
-        protected: &std::collections::HashSet<SnapshotId>,
-    ) -> Result<Plan<'s>> {
+    fn plan<'s>(self, found: &'s Snapshots, protected: &HashSet<SnapshotId>) -> Result<Plan<'s>> {
         let policy = self.rules.policy();
         let Filters { label, host, tag } = self.filters;
         let host = if self.all_hosts { None } else { host.or_else(|| Some(this_host())) };

@@ -5,6 +5,7 @@
 pub mod make;
 pub mod system;
 pub mod tree;
+pub mod world;
 
 use std::ffi::OsString;
 use std::fs;

@@ -292,3 +292,140 @@ impl Visitor for Marker<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pack::{Class, Codec, Kind, Slot};
+    use crate::id::ChunkId;
+
+    fn needs() -> Needs {
+        Needs {
+            live: Marks::default(),
+            bases: Marks::default(),
+            fixed: HashSet::new(),
+            snapshots: HashSet::new(),
+            packs: HashMap::new(),
+            ordinal_end: 0,
+        }
+    }
+
+    /// Ten chunks in frames of two.
+    fn record(number: u32) -> PackRecord {
+        PackRecord {
+            number,
+            id: PackId([number as u8; 32]),
+            class: Class::Data,
+            len: 1000,
+            first_ordinal: u64::from(number) * 100,
+            chunks: 10,
+            trailer_check: [0; 16],
+        }
+    }
+
+    /// A trailer whose frames have these bases: frame, pack (0 is this one), first slot, count.
+    fn trailer(packs: &[u32], bases: &[(u32, u32, u32, u32)]) -> Trailer {
+        let frame = |number: u32| {
+            let own = bases.iter().filter(|(frame, ..)| *frame == number);
+            let bases: Vec<Base> =
+                own.map(|&(_, pack, slot, count)| Base { pack, frame: slot / 2, slot, count }).collect();
+            Frame {
+                offset: 48 + u64::from(number) * 100,
+                stored_len: 100,
+                raw_len: 200,
+                kind: Kind::Data,
+                codec: Codec::Zstd,
+                level: 3,
+                depth: u8::from(!bases.is_empty()),
+                bases,
+                slot: number * 2,
+                chunks: 2,
+            }
+        };
+        let slot = |n: u32| Slot { id: ChunkId([n as u8; 20]), frame: n / 2, offset: n % 2 * 100, len: 100 };
+        Trailer {
+            packs: packs.iter().map(|number| record(*number).id).collect(),
+            frames: (0..5).map(frame).collect(),
+            slots: (0..10).map(slot).collect(),
+        }
+    }
+
+    /// Follows bases through packs 1 to 3 as [`Needs::mark_bases`] does.
+    fn follow(needs: &mut Needs, trailers: &[(u32, Trailer)]) {
+        let records: Vec<PackRecord> = trailers.iter().map(|(number, _)| record(*number)).collect();
+        let by_id = records.iter().map(|record| (record.id, record)).collect();
+        let mut open: BTreeSet<usize> = (0..records.len()).collect();
+        while let Some(at) = open.pop_last() {
+            let changed = needs.mark_bases_of(&records[at], &trailers[at].1, &by_id).unwrap();
+            open.extend(
+                records.iter().enumerate().filter(|(_, r)| changed.contains(&r.number)).map(|(at, _)| at),
+            );
+        }
+    }
+
+    #[test]
+    fn bases_of_needed_frames_are_needed_and_so_on_down() {
+        // Pack 3's frame 1 needs chunk 4 of pack 2, whose frame 2 needs chunks 6 and 7 of pack 1.
+        let trailers = [
+            (1, trailer(&[], &[])),
+            (2, trailer(&[1], &[(2, 1, 6, 2)])),
+            (3, trailer(&[2], &[(1, 1, 4, 1), (4, 1, 8, 1)])),
+        ];
+        let mut needs = needs();
+        needs.live.insert(302);
+        follow(&mut needs, &trailers);
+        let marked: Vec<u64> = (0..400).filter(|ordinal| needs.bases.contains(*ordinal)).collect();
+        assert_eq!(marked, [106, 107, 204], "not what the unneeded frame 4 is made against");
+        assert_eq!(needs.fixed, HashSet::from([1, 2, 3]));
+        assert!(needs.is_needed(&record(1)) && needs.is_needed(&record(2)));
+        let fates = needs.fates(&record(1), &trailers[0].1, 0.0);
+        assert_eq!(fates, [Fate::Gone, Fate::Gone, Fate::Gone, Fate::Whole, Fate::Gone]);
+    }
+
+    #[test]
+    fn bases_in_the_same_pack_are_followed() {
+        let trailers = [(1, trailer(&[], &[(4, 0, 4, 1), (2, 0, 0, 2)]))];
+        let mut needs = needs();
+        needs.live.insert(108);
+        follow(&mut needs, &trailers);
+        let marked: Vec<u64> = (0..200).filter(|ordinal| needs.bases.contains(*ordinal)).collect();
+        assert_eq!(marked, [100, 101, 104]);
+    }
+
+    #[test]
+    fn unneeded_delta_frames_hold_nothing() {
+        let trailers = [(1, trailer(&[], &[])), (2, trailer(&[1], &[(2, 1, 6, 2)]))];
+        let mut needs = needs();
+        needs.live.insert(200);
+        follow(&mut needs, &trailers);
+        assert!(!needs.is_needed(&record(1)) && needs.fixed.is_empty());
+    }
+
+    #[test]
+    fn bases_that_are_not_there_stop_it() {
+        let mut needs = needs();
+        needs.live.insert(304);
+        let pack = record(3);
+        let alone = HashMap::from([(pack.id, &pack)]);
+        let lost = needs.mark_bases_of(&pack, &trailer(&[2], &[(2, 1, 4, 1)]), &alone);
+        assert!(matches!(lost, Err(Error::Missing { .. })));
+        for (slot, count) in [(9, 2), (u32::MAX, 1), (0, u32::MAX)] {
+            let wrong = needs.mark_bases_of(&pack, &trailer(&[], &[(2, 0, slot, count)]), &alone);
+            assert!(matches!(wrong, Err(Error::Damaged { .. })), "{slot} {count}");
+        }
+    }
+
+    #[test]
+    fn marks_hold_as_long_as_ordinals_mean_the_same() {
+        let mut needs = needs();
+        needs.packs = [1, 2].map(|n| (record(n).id, Place::of(&record(n)))).into();
+        needs.ordinal_end = 210;
+        assert!(needs.fits(&[record(1), record(2)]));
+        assert!(needs.fits(&[record(2)]), "one is gone");
+        assert!(needs.fits(&[record(1), record(2), record(3)]), "one has come");
+        let moved = PackRecord { first_ordinal: 0, ..record(1) };
+        assert!(!needs.fits(&[moved, record(2)]), "the index was made anew");
+        let early = PackRecord { first_ordinal: 0, ..record(3) };
+        assert!(!needs.fits(&[early, record(2)]), "likewise");
+    }
+}

@@ -112,8 +112,8 @@ fn what_is_forgotten_comes_back_until_prune() {
     varv.ok(args!["forget", "--keep-last", "1"]);
     assert_eq!(listed(&varv), ["night3"]);
     let there = varv.json(args!["undo-forget", "--dry-run"]);
-    assert_eq!(tags(&there["snapshots"]), ["night0", "night1", "night2"]);
-    let id = there["snapshots"][1]["id"].as_str().unwrap();
+    assert_eq!(tags(&there["brought_back"]), ["night0", "night1", "night2"]);
+    let id = there["brought_back"][1]["id"].as_str().unwrap();
     varv.ok(args!["undo-forget", &id[..10]]);
     assert_eq!(listed(&varv), ["night1", "night3"]);
     varv.ok(args!["undo-forget"]);
@@ -121,9 +121,9 @@ fn what_is_forgotten_comes_back_until_prune() {
     restore_all(&varv, &source, &states);
     varv.ok(args!["forget", "--keep-last", "2"]);
     varv.ok(args!["prune", "--dry-run"]);
-    assert_eq!(varv.json(args!["undo-forget", "--dry-run"])["snapshots"].as_array().unwrap().len(), 2);
+    assert_eq!(varv.json(args!["undo-forget", "--dry-run"])["brought_back"].as_array().unwrap().len(), 2);
     varv.ok(args!["prune"]);
-    assert!(varv.json(args!["undo-forget"])["snapshots"].as_array().unwrap().is_empty());
+    assert!(varv.json(args!["undo-forget"])["brought_back"].as_array().unwrap().is_empty());
     assert_eq!(listed(&varv), ["night2", "night3"]);
     restore_all(&varv, &source, &states);
     varv.ok(args!["check", "--read-data", "--quiet"]);

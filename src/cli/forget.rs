@@ -128,8 +128,8 @@ struct Report<'a> {
     dry_run: bool,
     kept: Vec<Row<'a>>,
     forgotten: Vec<Row<'a>>,
-    damaged: Vec<String>,
-    lost: Vec<String>,
+    forgotten_damaged: Vec<String>,
+    not_undoable: Vec<String>,
 }
 
 /// A snapshot in it.
@@ -213,8 +213,8 @@ fn report<'a>(plan: &'a Plan, dry_run: bool, lost: &[SnapshotId]) -> Report<'a> 
         dry_run,
         kept: kept.iter().map(row).collect(),
         forgotten: forgotten.iter().map(row).collect(),
-        damaged: plan.damaged.iter().map(SnapshotId::to_string).collect(),
-        lost: lost.iter().map(SnapshotId::to_string).collect(),
+        forgotten_damaged: plan.damaged.iter().map(SnapshotId::to_string).collect(),
+        not_undoable: lost.iter().map(SnapshotId::to_string).collect(),
     }
 }
 

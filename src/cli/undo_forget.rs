@@ -26,8 +26,7 @@ pub struct UndoForget {
 #[derive(Serialize)]
 struct Report<'a> {
     dry_run: bool,
-    snapshots: Vec<Row<'a>>,
-    damaged: Vec<String>,
+    brought_back: Vec<Row<'a>>,
 }
 
 impl UndoForget {
@@ -46,8 +45,7 @@ impl UndoForget {
         match global.json {
             true => output::json(&Report {
                 dry_run: self.dry_run,
-                snapshots: chosen.iter().map(|listed| Row::new(listed)).collect(),
-                damaged: found.damaged.iter().map(|(id, _)| id.to_string()).collect(),
+                brought_back: chosen.iter().map(|listed| Row::new(listed)).collect(),
             }),
             false => text(&chosen, self.dry_run, global.quiet),
         }

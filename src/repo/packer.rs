@@ -113,7 +113,7 @@ pub struct EncodedFrame {
 }
 
 impl EncodedFrame {
-    /// A frame of another pack as it was stored there, opened and not decompressed.
+    /// A frame without bases of another pack, as it was stored there, opened and not decompressed.
     pub fn moved(frame: &Frame, slots: &[Slot], mut stored: Vec<u8>) -> Self {
         stored.reserve_exact(SEAL_LEN);
         Self {
@@ -123,6 +123,8 @@ impl EncodedFrame {
             raw_len: frame.raw_len,
             stored,
             chunks: slots.iter().map(|slot| (slot.id, slot.len)).collect(),
+            depth: 0,
+            bases: Vec::new(),
         }
     }
 

@@ -180,7 +180,7 @@ impl GroupBy {
         Ok(by)
     }
 
-    fn key<'s>(self, listed: &'s Listed) -> (&'s str, &'s str) {
+    fn key(self, listed: &Listed) -> (&str, &str) {
         let part = |wanted, text| if wanted { text } else { "" };
         (part(self.host, &listed.snapshot.host), part(self.label, &listed.snapshot.label))
     }

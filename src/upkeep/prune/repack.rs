@@ -230,11 +230,11 @@ impl Reader<'_, '_> {
 
     fn chunks(&mut self, record: &PackRecord, pack: &OpenPack, number: u32, frame: &Frame) -> Result<()> {
         let reader = self.round.remover.catalog.reader();
-        let raw = reader.frame(pack, number, &mut self.decoder)?;
+        let raw = reader.frame(pack, number, &[], &mut self.decoder)?;
         for (at, slot) in (frame.slot..).zip(pack.trailer.slots_of(frame)) {
             if self.round.needs.is_live(record, at) {
                 let bytes = reader.chunk(pack, slot, &raw)?;
-                self.make_room(frame, bytes.len())?.push(slot.id, bytes);
+                self.make_room(frame, bytes.len())?.push(slot.id, bytes, []);
             }
         }
         Ok(())

@@ -11,13 +11,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use support::{Done, Varv};
 
 /// What is run, in this order, in one repository: its section in the page, the exit code, and its words, in which
-/// `$` is the folder that everything is in.
+/// `$` is the folder that everything is in, and `@` the only snapshot.
 const RUNS: &[(&str, i32, &str)] = &[
     ("error", 10, "snapshots"),
     ("init", 0, "init --encryption none"),
@@ -29,6 +30,14 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("ls", 0, "ls -R $/source"),
     ("find", 0, "find *"),
     ("stats", 0, "stats"),
+    ("protect", 0, "protect @"),
+    ("unprotect", 0, "unprotect @"),
+    ("backup", 0, "backup --force-read $/source"),
+    ("forget", 0, "forget --keep-last 1"),
+    ("undo-forget", 0, "undo-forget"),
+    ("forget", 0, "forget --keep-last 1"),
+    ("prune", 0, "prune --dry-run"),
+    ("prune", 0, "prune"),
     ("check", 0, "check --read-data"),
     ("index rebuild", 0, "index rebuild"),
     ("upgrade", 0, "upgrade"),
@@ -145,7 +154,9 @@ fn make_source(varv: &Varv) {
 
 fn run(varv: &Varv, code: i32, words: &str) -> Done {
     let home = varv.path("").to_str().unwrap().trim_end_matches('/').to_owned();
-    let words = words.split(' ').map(|word| OsString::from(word.replace('$', &home)));
+    let only = || varv.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    let word = |word: &str| if word == "@" { only() } else { word.replace('$', &home) };
+    let words = words.split(' ').map(word).map(OsString::from);
     varv.ends(code, &[OsString::from("--json")].into_iter().chain(words).collect::<Vec<_>>())
 }
 
@@ -159,6 +170,7 @@ fn what_is_printed_is_what_the_page_says() {
         let section = if words.contains(" init ") { "init" } else { section };
         collect(section, &run(&varv, *code, words).json(), &page, &mut printed);
     }
+    collect("locks", &with_a_lock(&varv), &page, &mut printed);
     lose_a_pack(&varv);
     collect("check", &run(&varv, 4, "check").json(), &page, &mut printed);
     for (name, section) in &page.sections {
@@ -169,6 +181,22 @@ fn what_is_printed_is_what_the_page_says() {
             assert_eq!(*fields, of(field), "left: docs/json.md, right: what {field} of {name} holds");
         }
     }
+}
+
+/// What `locks` prints while somebody is in the repository.
+fn with_a_lock(varv: &Varv) -> Value {
+    let words = ["backup", "-q", "--stdin", "stream"].map(OsString::from);
+    let mut child = varv.command(&words).stdin(Stdio::piped()).spawn().unwrap();
+    let rows = loop {
+        let rows = run(varv, 0, "locks").json();
+        if rows[0]["command"].is_string() {
+            break rows;
+        }
+        std::thread::yield_now();
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    rows
 }
 
 fn lose_a_pack(varv: &Varv) {

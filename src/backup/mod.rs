@@ -29,6 +29,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::error::{Error, IoContext, Result};
+use crate::format::bad::Slots;
 use crate::format::config::Tier;
 use crate::format::snapshot::{Snapshot, Stats, TreeRef};
 use crate::format::tree::Entry;
@@ -152,6 +153,7 @@ pub fn run(
             check_all_there(repo, catalog)?;
             check_reused(repo, catalog, &finished.reused)?;
             repo.still_locked()?;
+            repo.remember_bad(catalog)?;
             Some(repo.publish_snapshot(&snapshot)?)
         }
     };
@@ -278,15 +280,25 @@ fn check_all_there(repo: &Repo, catalog: &Catalog) -> Result<()> {
     }
 }
 
-/// Each older pack that the snapshot relies on must still be what the index knows.
+/// Each older pack that the snapshot relies on must still be what the index knows. One that is
+/// not is remembered, so that the next backup stores anew what was in it.
 fn check_reused(repo: &Repo, catalog: &Catalog, reused: &HashSet<u32>) -> Result<()> {
     for number in reused {
         let record = catalog.index()?.pack(*number).cloned();
         let record = record.ok_or(Error::Internal("a pack was dropped from the index"))?;
-        if catalog.reader().check(&record.id, record.len)? != record.trailer_check {
-            return Err(Error::damaged(format!("pack {}", record.id), "it is not what it was"));
-        }
-        repo.store().adopt(&crate::repo::layout::pack(&record.id));
+        let why = match catalog.reader().check(&record.id, record.len) {
+            Ok(check) if check == record.trailer_check => {
+                repo.store().adopt(&crate::repo::layout::pack(&record.id));
+                continue;
+            }
+            Ok(_) => "it is not what it was".into(),
+            Err(Error::Damaged { why, .. }) => why,
+            Err(e) => return Err(e),
+        };
+        catalog.index()?.add_bad(&record.id, &Slots::all());
+        repo.remember_bad(catalog)?;
+        let object = format!("pack {}", record.id);
+        return Err(Error::damaged(object, format_args!("{why}; the next backup will not rely on it")));
     }
     Ok(())
 }

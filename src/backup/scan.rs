@@ -33,6 +33,8 @@ use super::step::Done;
 const BATCH_STEPS: usize = 256;
 /// … unless the files among them are longer than this.
 const BATCH_BYTES: u64 = 2 << 20;
+/// Chunks of a file of the parent that are looked up at once, where it may have lost some.
+const LOOKED_UP: usize = 64 << 10;
 
 /// How to scan.
 #[derive(Debug, Clone, Copy, Default)]
@@ -346,9 +348,21 @@ impl<'a> Scan<'a> {
         let mut ids = Vec::new();
         let walked = for_each_chunk_of_map(self.catalog, map, &mut |_, id| {
             ids.push(id);
-            Ok(())
+            if ids.len() < LOOKED_UP { Ok(()) } else { self.are_there(&mut ids) }
         });
-        walked.is_ok() && self.catalog.locate(&ids).is_ok_and(|found| found.iter().all(Option::is_some))
+        walked.and_then(|()| self.are_there(&mut ids)).is_ok()
+    }
+
+    /// An error if a chunk is in no place that can be read.
+    fn are_there(&self, ids: &mut Vec<ChunkId>) -> Result<()> {
+        let found = self.catalog.locate(ids)?;
+        match ids.iter().zip(found).find(|(_, place)| place.is_none()) {
+            Some((id, _)) => Err(Error::missing(format!("chunk {id}"))),
+            None => {
+                ids.clear();
+                Ok(())
+            }
+        }
     }
 
     fn node(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {

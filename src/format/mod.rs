@@ -4,8 +4,10 @@
 //! decoder treats its input as hostile: it returns an error that says what is wrong, never
 //! panics, and never allocates what a header merely claims.
 
+pub mod bad;
 pub mod config;
 pub mod hashtree;
+pub mod ledger;
 pub mod map;
 pub mod object;
 pub mod pack;

@@ -6,8 +6,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::io::Errno;
+
 use crate::codec::frame::Decoder;
 use crate::error::{Error, Result};
+use crate::format::bad::Slots;
 use crate::format::hashtree::Root;
 use crate::format::map;
 use crate::format::pack::Kind;
@@ -171,22 +174,62 @@ impl Catalog {
 
     fn with_node<T>(&self, kind: Kind, id: &ChunkId, use_it: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let mut nodes = lock(&self.nodes)?;
-        if let Some(bytes) = nodes.get(id) {
-            return Ok(use_it(bytes));
+        if nodes.get(id).is_none() {
+            self.load_node(kind, id, &mut nodes)?;
         }
-        let word = if kind == Kind::Tree { "tree node" } else { "map node" };
-        let location = self.locate(std::slice::from_ref(id))?.pop().flatten();
-        let location = location.ok_or_else(|| Error::missing(format!("{word} {id}")))?;
-        let pack = self.pack(location.pack)?;
-        let frame = pack.slot(location.slot)?.frame;
-        let raw = self.reader.frame(&pack, frame, &[], &mut nodes.decoder)?;
-        let slots = pack.trailer.slots_of(pack.frame(frame)?);
+        let bytes = nodes.get(id).ok_or_else(|| missing_node(kind, id))?;
+        Ok(use_it(bytes))
+    }
+
+    /// Reads a node from any place where it can be read. Nobody is led again to those where it
+    /// cannot.
+    fn load_node(&self, kind: Kind, id: &ChunkId, nodes: &mut NodeCache) -> Result<()> {
+        let mut first_error = None;
+        while let Some(place) = self.locate(std::slice::from_ref(id))?.pop().flatten() {
+            let error = match self.load_frame(place, nodes) {
+                Err((error, slots)) if error.is_damage() => {
+                    let mut index = self.index()?;
+                    let pack = index.pack(place.pack).map(|pack| pack.id);
+                    if !pack.is_some_and(|pack| index.add_bad(&pack, &slots)) {
+                        return Err(error);
+                    }
+                    error
+                }
+                done => return done.map_err(|(error, _)| error),
+            };
+            first_error.get_or_insert(error);
+        }
+        Err(first_error.unwrap_or_else(|| missing_node(kind, id)))
+    }
+
+    /// Reads the metadata frame that holds this place; with an error, the slots that it spoils.
+    fn load_frame(&self, place: Location, nodes: &mut NodeCache) -> Result<(), (Error, Slots)> {
+        let pack = self.pack(place.pack).map_err(|e| (unreadable(e), Slots::all()))?;
+        let one = |error| (error, Slots::range(place.slot, 1));
+        let number = pack.slot(place.slot).map_err(one)?.frame;
+        let frame = pack.frame(number).map_err(one)?;
+        let all = |error| (unreadable(error), Slots::range(frame.slot, frame.chunks));
+        let raw = self.reader.frame(&pack, number, &[], &mut nodes.decoder).map_err(all)?;
+        let slots = pack.trailer.slots_of(frame);
         for slot in slots {
-            self.reader.chunk(&pack, slot, &raw)?;
+            self.reader.chunk(&pack, slot, &raw).map_err(all)?;
         }
         nodes.put(raw, slots.iter().map(|slot| (slot.id, slot.offset, slot.len)));
-        let bytes = nodes.get(id).ok_or_else(|| Error::missing(format!("{word} {id}")))?;
-        Ok(use_it(bytes))
+        Ok(())
+    }
+}
+
+fn missing_node(kind: Kind, id: &ChunkId) -> Error {
+    Error::missing(format!("{} {id}", if kind == Kind::Tree { "tree node" } else { "map node" }))
+}
+
+/// A failing medium damages what is on it.
+fn unreadable(error: Error) -> Error {
+    match &error {
+        Error::Io { source, path, .. } if source.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            Error::damaged(path.display(), format_args!("it cannot be read: {source}"))
+        }
+        _ => error,
     }
 }
 

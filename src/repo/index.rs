@@ -19,6 +19,7 @@ pub use merge::Merge;
 use super::filter::Filter;
 use super::schema::{self, During, damaged};
 use crate::error::{IoContext, Result};
+use crate::format::bad::{Bad, Slots};
 use crate::format::pack::Class;
 use crate::id::{ChunkId, Key, PackId, RepositoryId, SnapshotId, mac};
 use run::{Finder, Row, Run, RunReader, RunWriter, Seal};
@@ -248,17 +249,36 @@ impl Index {
 
     /// Whether a snapshot may need chunks that are gone.
     pub fn is_suspect(&self, snapshot: &SnapshotId) -> Result<bool> {
-        has_suspect(&self.db, snapshot).during("be read")
+        match self.state.bad.suspects.contains(snapshot) {
+            true => Ok(true),
+            false => has_suspect(&self.db, snapshot).during("be read"),
+        }
     }
 
-    /// Where each of these chunks is; any one place of several. Fastest in large batches.
+    /// What is known to be bad. Kept elsewhere; the index only leads nobody there.
+    pub fn bad(&self) -> &Bad {
+        &self.state.bad
+    }
+
+    /// From now on nobody is led to what is bad.
+    pub fn set_bad(&mut self, bad: Bad) {
+        self.state.bad = bad;
+    }
+
+    /// One more place that is bad; whether that was not known.
+    pub fn add_bad(&mut self, pack: &PackId, slots: &Slots) -> bool {
+        self.state.bad.add(pack, slots)
+    }
+
+    /// Where each of these chunks is; any one place of several that is not known to be bad. Fastest
+    /// in large batches.
     pub fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let tx = read(&self.db)?;
         self.state.follow(&tx)?;
         self.state.locate(&tx, ids)
     }
 
-    /// All places where a chunk is.
+    /// All places where a chunk is, bad ones too.
     pub fn copies(&mut self, id: &ChunkId) -> Result<Vec<Location>> {
         let tx = read(&self.db)?;
         self.state.follow(&tx)?;
@@ -337,6 +357,8 @@ struct State {
     filters_max: u64,
     /// SQLite's number for what other processes did; none before the first read.
     data_version: Option<i64>,
+    /// Places that no look-up leads to.
+    bad: Bad,
 }
 
 struct LoadedRun {
@@ -370,7 +392,15 @@ impl State {
             next_run: 0,
             removals: 0,
         };
-        Self { key, meta, packs: Vec::new(), runs: Vec::new(), filters_max: 0, data_version: None }
+        Self {
+            key,
+            meta,
+            packs: Vec::new(),
+            runs: Vec::new(),
+            filters_max: 0,
+            data_version: None,
+            bad: Bad::default(),
+        }
     }
 
     /// Reads again what other processes changed; inside of the transaction that relies on it.
@@ -456,10 +486,22 @@ impl State {
     }
 
     fn location(&self, ordinal: u64) -> Option<Location> {
+        let (pack, slot) = self.place(ordinal)?;
+        Some(Location { pack: pack.number, slot })
+    }
+
+    fn place(&self, ordinal: u64) -> Option<(&PackRecord, u32)> {
         let after = self.packs.partition_point(|pack| pack.first_ordinal <= ordinal);
         let pack = self.packs.get(after.checked_sub(1)?)?;
         let slot = u32::try_from(ordinal - pack.first_ordinal).ok()?;
-        (slot < pack.chunks).then_some(Location { pack: pack.number, slot })
+        (slot < pack.chunks).then_some((pack, slot))
+    }
+
+    /// Where the chunk with this ordinal is, if that is not known to be bad.
+    fn good_location(&self, ordinal: u64) -> Option<Location> {
+        let (pack, slot) = self.place(ordinal)?;
+        let is_bad = !self.bad.packs.is_empty() && self.bad.contains(&pack.id, slot);
+        (!is_bad).then_some(Location { pack: pack.number, slot })
     }
 
     fn locate(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
@@ -469,7 +511,7 @@ impl State {
         for run in self.largest_first() {
             let mut finder = Finder::new(db, &self.key, run.entry.number)?;
             for &at in open.iter().filter(|&&at| run.may_contain(&ids[at])) {
-                found[at] = finder.find(&ids[at], |ordinal| self.location(ordinal))?;
+                found[at] = finder.find(&ids[at], |ordinal| self.good_location(ordinal))?;
             }
             open.retain(|&at| found[at].is_none());
         }

@@ -62,3 +62,14 @@ pub fn protected(id: &SnapshotId) -> String {
 pub fn protected_id(name: &str) -> Option<SnapshotId> {
     SnapshotId::from_hex(name.strip_prefix(STATE)?.strip_prefix('/')?.strip_prefix(PROTECTED)?)
 }
+
+/// The name of an object that remembers something of this kind.
+pub fn state(kind: &str, hash: &str) -> String {
+    format!("{STATE}/{kind}-{hash}")
+}
+
+/// Whether an object of this name remembers something of this kind.
+pub fn is_state(name: &str, kind: &str) -> bool {
+    let rest = name.strip_prefix(STATE).and_then(|rest| rest.strip_prefix('/')?.strip_prefix(kind));
+    rest.is_some_and(|rest| rest.starts_with('-'))
+}

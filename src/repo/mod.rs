@@ -1,5 +1,6 @@
 //! A repository: its configuration, keys, lock, snapshots and chunks.
 
+pub mod bad;
 mod bounded;
 pub mod catalog;
 pub mod delta;
@@ -21,6 +22,7 @@ pub mod rebuild;
 pub mod schema;
 pub mod slots;
 pub mod snapshots;
+pub mod state;
 pub mod walk;
 
 use std::collections::BTreeMap;
@@ -216,6 +218,11 @@ impl Repo {
     /// What the user should know about how it was opened.
     pub fn notices(&self) -> &[String] {
         &self.notices
+    }
+
+    /// Whether others see that it is in use; not so on media that cannot be written to.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// An error if the lock was lost; to be asked before anything is published or removed.

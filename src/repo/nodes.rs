@@ -48,10 +48,11 @@ impl<'c> Entries<'c> {
 
     fn step(&mut self) -> Result<bool> {
         let Some(node) = self.pending.pop() else { return Ok(false) };
+        let read = self.catalog.tree_node(&node, self.roots)?;
         if let Some(seen) = &mut self.seen {
             seen.push(node.node);
         }
-        match self.catalog.tree_node(&node, self.roots)? {
+        match read {
             tree::Node::Leaf(entries) => self.leaf = entries.into_iter(),
             tree::Node::Inner(children) => {
                 let level = node.level.saturating_sub(1);

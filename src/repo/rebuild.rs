@@ -29,6 +29,7 @@ impl Repo {
     pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
         let mut index = self.open_index(observer)?;
+        index.set_bad(self.known_bad(observer)?);
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
         Catalog::new(reader, index)
     }
@@ -285,6 +286,7 @@ impl Update<'_> {
                     chunks += pack.trailer.slots.len();
                     batch.push((pack, len));
                 }
+                Err(e) if e.is_damage() && index.bad().contains(&id, 0) => drop(e),
                 Err(e) if e.is_damage() => {
                     self.notice(format!("{e}; run varv check"));
                     broken = true;

@@ -145,3 +145,111 @@ fn foreign_files_in_the_repository_are_left_alone() {
         assert!(varv.repository.join(name).exists(), "{name}");
     }
 }
+
+fn check(varv: &Varv, words: &[std::ffi::OsString]) -> (Option<i32>, serde_json::Value) {
+    let done = varv.run(&[args!["--json", "check"], words].concat());
+    (done.code, done.json())
+}
+
+/// Each pack damaged in each way; a check names it, and the next backup reads again what it hurts
+/// and nothing else.
+#[test]
+fn what_a_check_found_the_next_backup_heals() {
+    for kind in KINDS {
+        for number in 0..2 {
+            let varv = Varv::new();
+            let source = varv.dir("source");
+            fs::write(source.join("early"), support::make::bytes(1, 300_000)).unwrap();
+            varv.backup(args![&source]);
+            let early = packs(&varv);
+            fs::write(source.join("late"), support::make::bytes(2, 300_000)).unwrap();
+            varv.backup(args![&source]);
+            let first = varv.snapshots()[0]["id"].as_str().unwrap().to_string();
+            let is_data = fs::metadata(&early[number]).is_ok_and(|found| found.len() > 100_000);
+            damage(&early[number], kind);
+            assert_eq!(check(&varv, args!["--read-data"]).0, Some(4), "{kind} {number}");
+            // The truth is not in the index.
+            fs::remove_dir_all(varv.repository.join("index")).unwrap();
+            let healed = varv.backup(args![&source]);
+            if kind == "one byte changed" && is_data {
+                assert_eq!(healed["bytes_read"], 300_000, "only what is hurt is read: {healed}");
+            }
+            let (code, report) = check(&varv, args!["--read-data"]);
+            // What a directory was like, no source has any more.
+            assert_eq!(code, Some(if is_data { 0 } else { 4 }), "{kind} {number}: {report}");
+            let lost = report["damaged"].to_string();
+            assert!(is_data || lost.contains(&format!("all of it in {}", &first[..8])), "{lost}");
+            for (name, words) in [("new", args![&source]), ("old", args!["--snapshot", &first, &source])] {
+                if name == "old" && !is_data {
+                    continue;
+                }
+                let target = varv.path(name);
+                varv.restore(&[words, args![&target]].concat());
+                for file in fs::read_dir(&target).unwrap() {
+                    let file = file.unwrap().file_name();
+                    assert_eq!(
+                        fs::read(target.join(&file)).unwrap(),
+                        fs::read(source.join(&file)).unwrap(),
+                        "{kind} {number} {name}"
+                    );
+                }
+            }
+            assert_eq!(varv.backup(args![&source])["bytes_read"], 0);
+        }
+    }
+}
+
+/// Without any check: metadata that cannot be read, and trailers that are not what they were, are
+/// found by the backup itself.
+#[test]
+fn a_backup_does_not_rely_on_what_it_finds_damaged() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    varv.backup(args![&source]);
+    for pack in packs(&varv) {
+        let len = fs::metadata(&pack).unwrap().len();
+        support::chmod(&pack, 0o600);
+        overwrite(&pack, 60, &[!fs::read(&pack).unwrap()[60]]);
+        overwrite(&pack, len - 15, &[!fs::read(&pack).unwrap()[len as usize - 15]]);
+    }
+    let mut codes = Vec::new();
+    for _ in 0..3 {
+        codes.push(varv.run(args!["backup", "--force-read", &source]).code);
+    }
+    assert_eq!(codes.last(), Some(&Some(0)), "{codes:?}");
+    let target = varv.path("target");
+    varv.restore(args![&source, &target]);
+    assert_same(&source, &target);
+    let (code, report) = check(&varv, args!["--read-data"]);
+    assert_eq!(code, Some(0), "the backups named what was damaged; now nothing needs it: {report}");
+    assert!(report["notes"].to_string().contains("varv repair removes it"), "{report}");
+}
+
+#[test]
+fn the_ledger_says_what_is_due() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for night in 0..4 {
+        fs::write(source.join(night.to_string()), support::make::bytes(night, 200_000)).unwrap();
+        varv.backup(args![&source]);
+    }
+    let due = |words: &[std::ffi::OsString]| {
+        let (code, report) = check(&varv, &[args!["--read-data"], words].concat());
+        assert_eq!(code, Some(0), "{report}");
+        (report["packs_read"].as_u64().unwrap(), report["packs_due"].as_u64().unwrap())
+    };
+    assert_eq!(due(args!["--max-age", "30D", "--limit", "1B"]), (1, 7), "one pack at least");
+    assert_eq!(due(args!["--max-age", "30D", "--limit", "300K"]).0 > 0, true);
+    let (read, left) = due(args!["--max-age", "30D"]);
+    assert!(read > 0 && read < 8 && left == 0);
+    assert_eq!(due(args!["--max-age", "30D"]), (0, 0));
+    let mut ledger = fs::read_dir(varv.repository.join("state")).unwrap();
+    let ledger = ledger.next().unwrap().unwrap().path();
+    damage(&ledger, "one byte changed");
+    let (code, report) = check(&varv, args![]);
+    assert_eq!((code, report["damaged"].as_array().unwrap().len()), (Some(4), 1), "{report}");
+    assert_eq!(due(args!["--max-age", "30D"]), (8, 0));
+    varv.ends(2, args!["check", "--read-data=10%", "--limit", "1G"]);
+    varv.ends(2, args!["check", "--limit", "1G"]);
+}

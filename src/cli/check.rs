@@ -7,8 +7,10 @@ use super::error::Exit;
 use super::global::Global;
 use super::signals::STOP;
 use super::{Outcome, output};
+use crate::error::Error;
 use crate::repo::Intent;
-use crate::text::format_size;
+use crate::text::{format_size, parse_size};
+use crate::time::Interval;
 use crate::upkeep::check::{self, CheckOptions, CheckReport, Damage, Part};
 
 const DAY_SECONDS: i64 = 86_400;
@@ -23,6 +25,13 @@ pub struct Check {
     #[arg(long, value_name = "PCT", num_args = 0..=1, require_equals = true,
           default_missing_value = "100%", value_parser = percent)]
     read_data: Option<f64>,
+    /// Read only packs that were not read and found good for so long, such as 30D; those never
+    /// read first, then the oldest
+    #[arg(long, value_name = "T", requires = "read_data", value_parser = Interval::parse)]
+    max_age: Option<Interval>,
+    /// Read no more than so much
+    #[arg(long, value_name = "SIZE", requires = "read_data", value_parser = size)]
+    limit: Option<u64>,
 }
 
 impl Check {
@@ -30,7 +39,7 @@ impl Check {
     pub fn run(self, global: &Global) -> Outcome {
         let repo = global.open(Intent::Read)?;
         let observer = global.observer();
-        let options = CheckOptions { read_data: self.read_data.map(part_of_today) };
+        let options = self.options(Timestamp::now())?;
         let report = check::run(&repo, &options, &observer, &STOP)?;
         observer.finish();
         match global.json {
@@ -39,11 +48,29 @@ impl Check {
         }
         Ok(if report.damaged.is_empty() { Exit::Done } else { Exit::Damage })
     }
+
+    fn options(&self, now: Timestamp) -> Result<CheckOptions, Error> {
+        let is_due = self.max_age.is_some() || self.limit.is_some();
+        let read_data = match self.read_data {
+            None => None,
+            Some(percent) if is_due && percent < 100.0 => {
+                return Err(Error::Refused(
+                    "a share of the data and --max-age or --limit exclude each other: leave the share away"
+                        .into(),
+                ));
+            }
+            Some(_) if is_due => Some(Part::Due { max_age: self.max_age, limit: self.limit }),
+            Some(percent) => {
+                let day = now.as_second().div_euclid(DAY_SECONDS);
+                Some(Part::of_day(percent, day.unsigned_abs()))
+            }
+        };
+        Ok(CheckOptions { read_data, now })
+    }
 }
 
-fn part_of_today(percent: f64) -> Part {
-    let day = Timestamp::now().as_second().div_euclid(DAY_SECONDS);
-    Part::of_day(percent, day.unsigned_abs())
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text, 1)
 }
 
 /// A share such as `10%` or `2.5`.

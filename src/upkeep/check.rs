@@ -5,31 +5,40 @@
 //! be. The chunks themselves are read if that is asked for, all or a part of them. Only if
 //! something is damaged are the snapshots walked again, for the paths that are hurt.
 
+mod bases;
+mod blame;
+mod clerk;
 mod findings;
 mod foreign;
 mod hurts;
 mod packs;
+mod part;
 mod structure;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::format::bad::Bad;
 use crate::id::PackId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
 use crate::repo::snapshots::Snapshots;
-use crate::repo::{Repo, layout, read_config_copy};
+use crate::repo::state::Remembered;
+use crate::repo::{Repo, cannot_write, layout, read_config_copy};
 use crate::text::format_size;
 
-pub use packs::Part;
+pub use part::Part;
 
 use findings::Findings;
 
 /// How thoroughly to check.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CheckOptions {
-    /// Which packs' data is read; none if it is `None`.
+    /// Which packs' data is read; only of those known to be damaged if it is `None`.
     pub read_data: Option<Part>,
+    /// The time that the ledger is compared with, and gets.
+    pub now: Timestamp,
 }
 
 /// Something that is not as it was written.
@@ -56,6 +65,10 @@ pub struct CheckReport {
     pub packs_read: u64,
     /// Bytes of packs that were read for their data.
     pub bytes_read: u64,
+    /// Packs that are due to be read by age, and were not for lack of a higher limit.
+    pub packs_due: u64,
+    /// Their length.
+    pub bytes_due: u64,
     /// All damage.
     pub damaged: Vec<Damage>,
     /// What is not damage but worth knowing.
@@ -68,26 +81,27 @@ pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &
     check_configs(repo, &mut findings)?;
     let vanished = check_index(repo, &mut findings, observer, stop)?;
     let catalog = repo.catalog(&Muted(observer), stop)?;
+    let known = known_bad(repo, &mut findings)?;
     let packs = packs::Packs {
         repo,
         catalog: &catalog,
         part: options.read_data,
+        now: options.now,
+        known: &known.value,
         findings: &mut findings,
         observer,
         stop,
     }
     .check()?;
+    catalog.index()?.set_bad(findings.bad.clone());
     let snapshots = repo.snapshots()?;
     for (id, error) in &snapshots.damaged {
         findings.add(&format!("snapshot {id}"), findings::reason(error));
     }
     structure::check(repo, &catalog, &snapshots, &mut findings, observer, stop)?;
     findings.vanished(&vanished);
-    if !findings.any() {
-        // All that snapshots need is there: backups may rely on their parents again. Where the
-        // index cannot be written they go on being careful, which costs only time.
-        let _ = catalog.index()?.clear_suspects();
-    }
+    remember(repo, &catalog, &known, options, &findings)?;
+    findings.forgive(&known.value);
     if findings.any() {
         hurts::find(&catalog, &snapshots, &mut findings, observer, stop)?;
     }
@@ -97,6 +111,45 @@ pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &
     Ok(report)
 }
 
+/// What was known to be bad.
+fn known_bad(repo: &Repo, findings: &mut Findings) -> Result<Remembered<Bad>> {
+    let known = repo.remembered::<Bad>()?;
+    for (name, error) in &known.damaged {
+        let why = format!("{}; varv check --read-data finds out again what it told", findings::reason(error));
+        findings.add(name, why);
+    }
+    Ok(known)
+}
+
+/// Remembers what is bad, so that no backup relies on it; or that all is there again. Where
+/// nothing can be written, backups find out by themselves or go on being careful.
+fn remember(
+    repo: &Repo,
+    catalog: &Catalog,
+    known: &Remembered<Bad>,
+    options: &CheckOptions,
+    findings: &Findings,
+) -> Result<()> {
+    if !repo.is_locked() {
+        return Ok(());
+    }
+    if options.read_data.is_some_and(|part| part.is_whole()) {
+        repo.forget_damaged(known)?;
+    }
+    let mut bad = catalog.index()?.bad().clone();
+    match findings.lacks() {
+        true => bad.suspects = repo.snapshot_ids()?.into_iter().collect(),
+        false => {
+            bad.suspects.clear();
+            let _ = catalog.index()?.clear_suspects();
+        }
+    }
+    match repo.set_bad(&bad) {
+        Err(error) if cannot_write(&error) => Ok(()),
+        done => done,
+    }
+}
+
 fn report(
     catalog: &Catalog,
     snapshots: &Snapshots,
@@ -104,13 +157,20 @@ fn report(
     options: &CheckOptions,
     mut findings: Findings,
 ) -> Result<CheckReport> {
-    if options.read_data.is_some_and(|part| !part.is_whole()) {
+    if matches!(options.read_data, Some(part @ Part::Share { .. }) if !part.is_whole()) {
         findings.note(format!(
             "the data of {} of {} packs was read, {} of {}; other days read others",
             packs.packs_read,
             packs.packs,
             format_size(packs.bytes_read),
             format_size(packs.bytes)
+        ));
+    }
+    if packs.packs_left > 0 {
+        findings.note(format!(
+            "{} packs, {}, are due too; the next runs read them, the oldest first",
+            packs.packs_left,
+            format_size(packs.bytes_left)
         ));
     }
     let (damaged, notes) = findings.finish();
@@ -120,6 +180,8 @@ fn report(
         chunks: catalog.index()?.counts()?.chunks,
         packs_read: packs.packs_read,
         bytes_read: packs.bytes_read,
+        packs_due: packs.packs_left,
+        bytes_due: packs.bytes_left,
         damaged,
         notes,
     })

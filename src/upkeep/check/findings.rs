@@ -1,9 +1,10 @@
 //! What a check has found so far.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::Damage;
 use crate::error::{Error, Result};
+use crate::format::bad::{Bad, Slots};
 use crate::id::{ChunkId, PackId};
 use crate::repo::index::Location;
 use crate::repo::layout;
@@ -17,7 +18,7 @@ const PATHS_MAX: usize = 20;
 /// Snapshots that are listed for one path; beyond that they are counted.
 const SNAPSHOTS_MAX: usize = 5;
 /// What all missing chunks are listed as until their number is known.
-const MISSING: &str = "missing chunks";
+pub const MISSING: &str = "missing chunks";
 /// An input or output error: the medium is failing. The same number on every Linux.
 const EIO: i32 = 5;
 
@@ -30,9 +31,14 @@ pub struct Findings {
     notes: Vec<String>,
     missing: HashSet<ChunkId>,
     lacks_nodes: bool,
-    bad_packs: HashMap<u32, String>,
-    bad_frames: HashMap<(u32, u32), String>,
-    bad_chunks: HashMap<Location, String>,
+    /// Places in packs that cannot be read.
+    pub bad: Bad,
+    /// The packs of the objects that are places.
+    places: HashMap<usize, PackId>,
+    /// Objects that snapshots need.
+    needed: BTreeSet<usize>,
+    /// Chunks that are not what maps say.
+    odd_chunks: HashMap<Location, String>,
     hurts: HashMap<usize, Hurts>,
 }
 
@@ -72,6 +78,12 @@ pub fn reason(error: &Error) -> String {
         Error::Io { source, .. } => format!("it cannot be read: {source}"),
         other => other.to_string(),
     }
+}
+
+/// The node that an object is, if it is one.
+pub fn node_id(object: &str) -> Option<ChunkId> {
+    let id = ["tree node ", "map node "].iter().find_map(|kind| object.strip_prefix(kind))?;
+    ChunkId::from_hex(id)
 }
 
 /// What a pack is called.
@@ -121,28 +133,76 @@ impl Findings {
         }
     }
 
-    /// A pack that nothing can be read from; `number` is its number in the index.
-    pub fn bad_pack(&mut self, id: &PackId, number: Option<u32>, why: String) {
-        let name = pack_name(id);
-        self.add(&name, why);
-        self.bad_packs.extend(number.map(|number| (number, name)));
+    /// A pack that nothing can be read from.
+    pub fn bad_pack(&mut self, id: &PackId, why: String) {
+        self.bad_place(id, &Slots::all(), &pack_name(id), why);
     }
 
-    /// A frame that cannot be opened.
-    pub fn bad_frame(&mut self, pack: u32, frame: u32, name: String, why: String) {
-        self.add(&name, why);
-        self.bad_frames.insert((pack, frame), name);
+    /// A frame that cannot be opened; whether that was not known.
+    pub fn bad_frame(&mut self, pack: &PackId, slots: &Slots, name: String, why: String) -> bool {
+        self.bad_place(pack, slots, &name, why)
     }
 
-    /// A chunk that is not what it should be.
-    pub fn bad_chunk(&mut self, at: Location, name: String, why: String) {
-        self.add(&name, why);
-        self.bad_chunks.insert(at, name);
+    fn bad_place(&mut self, pack: &PackId, slots: &Slots, name: &str, why: String) -> bool {
+        self.add(name, why);
+        self.places.extend(self.by_object.get(name).map(|number| (*number, *pack)));
+        self.bad.add(pack, slots)
     }
 
-    /// Whether nothing can be read from this pack.
-    pub fn is_bad_pack(&self, number: u32) -> bool {
-        self.bad_packs.contains_key(&number)
+    /// A chunk that a map says something wrong about.
+    pub fn odd_chunk(&mut self, at: Location, name: String, why: String) {
+        self.add(&name, why);
+        self.odd_chunks.insert(at, name);
+    }
+
+    /// What is to blame if the chunk there is not what a map says.
+    pub fn odd(&self, at: Location) -> Option<&str> {
+        self.odd_chunks.get(&at).map(String::as_str)
+    }
+
+    /// Whether damage to this was found.
+    pub fn is_listed(&self, object: &str) -> bool {
+        self.by_object.contains_key(object)
+    }
+
+    /// A snapshot needs this damaged object.
+    pub fn need(&mut self, object: &str) {
+        self.add(object, "it cannot be read".into());
+        self.needed.extend(self.by_object.get(object));
+    }
+
+    /// Whether snapshots need what is gone or cannot be read.
+    pub fn lacks(&self) -> bool {
+        self.lacks_nodes || !self.missing.is_empty() || !self.needed.is_empty()
+    }
+
+    /// Nothing is damaged that was known to be and that no snapshot needs: what was in it has been
+    /// stored anew.
+    pub fn forgive(&mut self, known: &Bad) {
+        let (needed, places, bad) = (&self.needed, &self.places, &self.bad.packs);
+        // What is missing may be in a pack of which nothing can be read.
+        let lacks = self.lacks_nodes || !self.missing.is_empty();
+        let may_go = |pack: &PackId| {
+            known.packs.contains_key(pack) && !(lacks && bad.get(pack).is_some_and(Slots::is_all))
+        };
+        let is_forgiven = |number: &usize| !needed.contains(number) && places.get(number).is_some_and(may_go);
+        let forgiven: BTreeSet<usize> = (0..self.damaged.len()).filter(is_forgiven).collect();
+        if forgiven.is_empty() {
+            return;
+        }
+        let packs: BTreeSet<&PackId> = forgiven.iter().filter_map(|number| places.get(number)).collect();
+        for pack in packs {
+            let name = pack_name(pack);
+            self.notes
+                .push(format!("{name} is damaged, but nothing in it is needed: varv repair removes it"));
+        }
+        let before = std::mem::take(&mut self.damaged);
+        self.by_object.clear();
+        for (_, damage) in (0..).zip(before).filter(|(number, _)| !forgiven.contains(number)) {
+            self.by_object.insert(damage.object.clone(), self.damaged.len());
+            self.damaged.push(damage);
+        }
+        (self.places, self.needed) = Default::default();
     }
 
     /// Packs that the index had and the store has not. A prune whose index is elsewhere does
@@ -155,20 +215,6 @@ impl Findings {
                 false => self.note(format!("{} is gone, but nothing needs it", pack_name(id))),
             }
         }
-    }
-
-    /// What is to blame if the chunk there cannot be had; `frame_of` says in which frame it is.
-    pub fn blame(
-        &self,
-        place: Option<Location>,
-        frame_of: impl FnOnce(Location) -> Result<u32>,
-    ) -> Result<Option<&str>> {
-        let Some(at) = place else { return Ok(Some(MISSING)) };
-        let bad = self.bad_packs.get(&at.pack).or_else(|| self.bad_chunks.get(&at));
-        if bad.is_some() || !self.bad_frames.keys().any(|(pack, _)| *pack == at.pack) {
-            return Ok(bad.map(String::as_str));
-        }
-        Ok(self.bad_frames.get(&(at.pack, frame_of(at)?)).map(String::as_str))
     }
 
     /// Remembers that a path of a snapshot is hurt by a damaged object.
@@ -256,23 +302,30 @@ mod tests {
             findings.missing_chunk(ChunkId([number; 20]));
             findings.missing_chunk(ChunkId([number; 20]));
         }
-        assert_eq!(findings.blame(None, |_| Ok(0)).unwrap(), Some(MISSING));
+        assert!(findings.is_listed(MISSING) && findings.lacks());
         let (damaged, _) = findings.finish();
         assert_eq!(damaged.len(), 1);
         assert!(damaged[0].object.ends_with("0000 and 2 others"), "{}", damaged[0].object);
     }
 
     #[test]
-    fn the_smallest_bad_place_is_blamed() {
-        let mut findings = Findings::default();
-        findings.bad_pack(&PackId([1; 32]), Some(1), "w".into());
-        findings.bad_frame(2, 5, "frame 5".into(), "w".into());
-        let at = |pack, slot| Some(Location { pack, slot });
-        let frame = |at: Location| Ok(at.slot);
-        assert!(findings.blame(at(1, 0), frame).unwrap().is_some());
-        assert_eq!(findings.blame(at(2, 5), frame).unwrap(), Some("frame 5"));
-        assert_eq!(findings.blame(at(2, 6), frame).unwrap(), None);
-        assert_eq!(findings.blame(at(3, 5), frame).unwrap(), None);
+    fn what_was_known_and_is_not_needed_is_forgiven() {
+        let (known_pack, new_pack) = (PackId([1; 32]), PackId([2; 32]));
+        let known = Bad { packs: [(known_pack, Slots::all())].into(), ..Bad::default() };
+        let find = |needed: &[&str]| {
+            let mut findings = Findings::default();
+            findings.bad_frame(&known_pack, &Slots::range(0, 2), "frame 0".into(), "w".into());
+            findings.bad_frame(&known_pack, &Slots::range(2, 2), "frame 1".into(), "w".into());
+            findings.bad_pack(&new_pack, "w".into());
+            findings.need(&pack_name(&new_pack));
+            needed.iter().for_each(|object| findings.need(object));
+            findings.forgive(&known);
+            findings.hurt(&pack_name(&new_pack), "/a", "s");
+            let (damaged, notes) = findings.finish();
+            assert!(damaged.iter().any(|damage| damage.hurts == ["/a in s"]));
+            (damaged.len(), notes.len())
+        };
+        assert_eq!((find(&[]), find(&["frame 1"])), ((1, 1), (2, 1)));
     }
 
     #[test]

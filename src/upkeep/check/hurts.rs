@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use super::findings::{Findings, damage_of};
-use crate::error::Result;
+use super::blame::culprit;
+use super::findings::{Findings, MISSING, damage_of, node_id};
+use crate::error::{Error, Result};
 use crate::format::map::{self, Extent, Map};
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
-use crate::repo::index::Location;
 use crate::repo::marks::Marks;
 use crate::repo::nodes::{Entries, child_path};
 use crate::repo::snapshots::{Listed, Snapshots};
@@ -65,7 +65,7 @@ impl<'a> Search<'a> {
                 }
                 Some(Err(error)) => {
                     dir.is_sound = false;
-                    let (object, _) = damage_of(&error).ok_or(error)?;
+                    let object = self.blame(error)?;
                     self.findings.hurt(&object, &shown(&dir.path), &short);
                 }
                 None => self.leave(&mut stack),
@@ -132,7 +132,7 @@ impl<'a> Search<'a> {
                 is_sound
             }
             Err(error) => {
-                blamed.insert(damage_of(&error).ok_or(error)?.0);
+                blamed.insert(self.blame(error)?);
                 false
             }
         };
@@ -148,16 +148,24 @@ impl<'a> Search<'a> {
             .filter_map(|extent| if let Extent::Data { id, .. } = extent { Some(*id) } else { None })
             .collect();
         let mut is_sound = true;
-        for place in self.catalog.locate(&ids)? {
-            let frame_of = |at: Location| Ok(self.catalog.pack(at.pack)?.slot(at.slot)?.frame);
-            if let Some(object) = self.findings.blame(place, frame_of)? {
-                is_sound = false;
-                if !blamed.contains(object) {
-                    blamed.insert(object.to_owned());
-                }
-            }
+        for (id, place) in ids.iter().zip(self.catalog.locate(&ids)?) {
+            let object = match place {
+                Some(place) => self.findings.odd(place).map(str::to_owned),
+                None => Some(culprit(self.catalog, self.findings, id)?.unwrap_or_else(|| MISSING.into())),
+            };
+            is_sound &= object.is_none();
+            blamed.extend(object);
         }
         Ok(is_sound)
+    }
+
+    /// What is to blame that a node cannot be read.
+    fn blame(&self, error: Error) -> Result<String> {
+        let (object, _) = damage_of(&error).ok_or(error)?;
+        match node_id(&object) {
+            Some(id) => Ok(culprit(self.catalog, self.findings, &id)?.unwrap_or(object)),
+            None => Ok(object),
+        }
     }
 }
 

@@ -9,15 +9,21 @@ use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
 
+use super::bases;
+use super::clerk::Clerk;
 use super::findings::{Findings, damage_of, pack_name, reason};
+use super::part::{Chosen, Part};
 use crate::error::{Error, Result};
+use crate::format::bad::{Bad, Slots};
+use crate::format::ledger::Ledger;
 use crate::format::pack::HEADER_LEN;
 use crate::id::{Hasher, PackId};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
 use crate::repo::frames::FrameReader;
-use crate::repo::index::{Location, PackRecord};
+use crate::repo::index::PackRecord;
 use crate::repo::reader::OpenPack;
 use crate::repo::{Repo, layout};
 
@@ -25,38 +31,8 @@ use crate::repo::{Repo, layout};
 const QUEUE: usize = 6;
 /// A pack's trailer is read in pieces of this length.
 const PIECE_LEN: u64 = 1 << 20;
-
-/// Which packs are read: a share of them, another one each day.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part {
-    percent: f64,
-    day: u64,
-}
-
-impl Part {
-    /// All packs.
-    pub const WHOLE: Part = Part { percent: 100.0, day: 0 };
-
-    /// `percent` of the packs, as `day` has it: days that follow each other read all in turn.
-    pub fn of_day(percent: f64, day: u64) -> Self {
-        Self { percent, day }
-    }
-
-    /// Whether it is all packs.
-    pub fn is_whole(&self) -> bool {
-        self.percent >= 100.0
-    }
-
-    /// Packs' names are evenly spread; each day reads the arc of them that follows on the last
-    /// day's.
-    fn contains(&self, id: &PackId) -> bool {
-        let head = id.0.first_chunk().map_or(0, |head| u32::from_be_bytes(*head));
-        let place = f64::from(head) / (f64::from(u32::MAX) + 1.0);
-        let share = self.percent / 100.0;
-        let begin = (self.day as f64 * share).fract();
-        self.is_whole() || (place - begin).rem_euclid(1.0) < share
-    }
-}
+/// What was found good is written down each time so many bytes were read.
+const ROUND_BYTES: u64 = 4 << 30;
 
 /// What was checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,6 +45,10 @@ pub struct Counts {
     pub packs_read: u64,
     /// Their length.
     pub bytes_read: u64,
+    /// Packs that are due and were not read, …
+    pub packs_left: u64,
+    /// … and their length.
+    pub bytes_left: u64,
 }
 
 /// Checks packs.
@@ -76,6 +56,9 @@ pub struct Packs<'a> {
     pub repo: &'a Repo,
     pub catalog: &'a Catalog,
     pub part: Option<Part>,
+    pub now: Timestamp,
+    /// What was known to be bad before.
+    pub known: &'a Bad,
     pub findings: &'a mut Findings,
     pub observer: &'a dyn Observer,
     pub stop: &'a Stop,
@@ -84,7 +67,6 @@ pub struct Packs<'a> {
 /// A frame to be opened.
 struct Job {
     pack: Arc<OpenPack>,
-    number: u32,
     frame: u32,
     stored: Vec<u8>,
 }
@@ -92,21 +74,20 @@ struct Job {
 /// A frame that could not be opened, or a chunk in it that is not what it should be.
 struct Fault {
     pack: PackId,
-    number: u32,
     frame: u32,
-    slot: Option<u32>,
+    slots: Slots,
     error: Error,
 }
 
 /// A pack in the store, and what the index says of it.
-struct Listed {
-    id: PackId,
+pub struct Listed {
+    pub id: PackId,
     len: u64,
     record: Option<PackRecord>,
 }
 
 impl Packs<'_> {
-    /// Checks all.
+    /// Checks all; what was found good goes into the ledger as it goes on.
     pub fn check(mut self) -> Result<Counts> {
         let packs = self.list()?;
         let mut counts = Counts {
@@ -114,37 +95,81 @@ impl Packs<'_> {
             bytes: packs.iter().map(|pack| pack.len).sum(),
             ..Counts::default()
         };
+        let mut clerk = Clerk::new(self.repo, self.findings)?;
+        let chosen = self.choose(&packs, clerk.ledger());
+        (counts.packs_left, counts.bytes_left) = (chosen.packs_left, chosen.bytes_left);
         let expected = match self.part {
-            Some(part) => packs.iter().filter(|pack| part.contains(&pack.id)).map(|pack| pack.len).sum(),
+            Some(_) => packs.iter().filter(|pack| chosen.packs.contains(&pack.id)).map(|pack| pack.len).sum(),
             None => counts.bytes,
         };
         self.observer.event(Event::Phase { name: "checking packs", bytes: Some(expected) });
-        let mut misnamed = Vec::new();
-        let faults = thread::scope(|scope| {
+        let mut deltas = Vec::new();
+        let mut rest = &packs[..];
+        while !rest.is_empty() {
+            let (round, after) = rest.split_at(round_len(rest, &chosen.packs));
+            rest = after;
+            let done = self.round(round, &chosen.packs)?;
+            deltas.extend(done.deltas);
+            counts.packs_read += done.read.len() as u64;
+            counts.bytes_read += done.read.iter().map(|(_, len)| len).sum::<u64>();
+            let bad = self.take(done.faults, done.misnamed);
+            self.remember()?;
+            let good = done.read.iter().map(|(id, _)| id).filter(|id| !bad.contains(*id));
+            clerk.write(good, &bad, &packs, self.now, self.findings)?;
+        }
+        let all = packs.iter().map(|pack| pack.id).collect();
+        bases::spread(self.catalog.reader(), &deltas, &all, self.findings, self.stop)?;
+        Ok(counts)
+    }
+
+    /// Lets backups know at once; the check may be interrupted.
+    fn remember(&self) -> Result<()> {
+        let mut index = self.catalog.index()?;
+        let found = self.findings.bad.packs.iter();
+        let is_new = found.fold(false, |new, (pack, slots)| index.add_bad(pack, slots) || new);
+        drop(index);
+        match is_new && self.repo.is_locked() {
+            true => self.repo.remember_bad(self.catalog),
+            false => Ok(()),
+        }
+    }
+
+    /// What is known to be bad is always read: perhaps it is not so any more.
+    fn choose(&self, packs: &[Listed], ledger: &Ledger) -> Chosen {
+        let all = packs.iter().map(|pack| (pack.id, pack.len));
+        let mut chosen = match self.part {
+            Some(part) => part.choose(all, ledger, self.now),
+            None => Chosen::default(),
+        };
+        let known = |id: &PackId| self.known.packs.contains_key(id);
+        chosen.packs.extend(packs.iter().map(|pack| pack.id).filter(known));
+        chosen
+    }
+
+    fn round(&mut self, packs: &[Listed], chosen: &HashSet<PackId>) -> Result<Round> {
+        let mut round = Round::default();
+        let threads = match packs.iter().any(|pack| chosen.contains(&pack.id)) {
+            true => thread::available_parallelism().map_or(1, usize::from),
+            false => 0,
+        };
+        round.faults = thread::scope(|scope| {
             let (jobs, work) = bounded(QUEUE);
             let (give_back, spare) = bounded(QUEUE);
-            let workers: Vec<_> = (0..self.threads())
+            let workers: Vec<_> = (0..threads)
                 .map(|_| {
                     let (catalog, work, give_back) = (self.catalog, work.clone(), give_back.clone());
                     scope.spawn(move || open_all(catalog, work, give_back))
                 })
                 .collect();
             drop(work);
-            let done = packs.iter().try_for_each(|pack| {
-                self.pack(pack, &mut Feed { jobs: &jobs, spare: &spare }, &mut counts, &mut misnamed)
-            });
+            let mut feed = Feed { jobs: &jobs, spare: &spare };
+            let done = packs
+                .iter()
+                .try_for_each(|pack| self.pack(pack, chosen.contains(&pack.id), &mut feed, &mut round));
             drop(jobs);
             collect(workers, done)
         })?;
-        self.take(faults, misnamed);
-        Ok(counts)
-    }
-
-    fn threads(&self) -> usize {
-        match self.part {
-            Some(_) => thread::available_parallelism().map_or(1, usize::from),
-            None => 0,
-        }
+        Ok(round)
     }
 
     /// In the order in which they were written, which is most likely how they lie on the disk.
@@ -161,41 +186,37 @@ impl Packs<'_> {
         Ok(packs)
     }
 
-    fn pack(
-        &mut self,
-        listed: &Listed,
-        feed: &mut Feed,
-        counts: &mut Counts,
-        misnamed: &mut Vec<PackId>,
-    ) -> Result<()> {
+    fn pack(&mut self, listed: &Listed, read: bool, feed: &mut Feed, round: &mut Round) -> Result<()> {
         self.stop.check()?;
-        let number = listed.record.as_ref().map(|record| record.number);
         let pack = match self.catalog.reader().open(&listed.id, listed.len) {
             Ok(pack) => Arc::new(pack),
-            Err(error) => return self.bad_pack(listed, number, error),
+            Err(error) => return self.bad_pack(listed, error),
         };
         self.compare(listed, &pack);
-        let Some(number) = number else { return Ok(()) };
-        match self.part {
-            None => self.observer.event(Event::Advance { bytes: listed.len, files: 0 }),
-            Some(part) if part.contains(&listed.id) => match self.read(&pack, number, listed.len, feed) {
-                Ok(id) => {
-                    counts.packs_read += 1;
-                    counts.bytes_read += listed.len;
-                    misnamed.extend((id != listed.id).then_some(listed.id));
-                }
-                Err(error) => return self.bad_pack(listed, Some(number), error),
-            },
-            Some(_) => {}
+        if pack.trailer.frames.iter().any(|frame| !frame.bases.is_empty()) {
+            round.deltas.push((listed.id, listed.len));
         }
-        Ok(())
+        if !read {
+            if self.part.is_none() {
+                self.observer.event(Event::Advance { bytes: listed.len, files: 0 });
+            }
+            return Ok(());
+        }
+        match self.read(&pack, listed.len, feed) {
+            Ok(id) => {
+                round.read.push((listed.id, listed.len));
+                round.misnamed.extend((id != listed.id).then_some(listed.id));
+                Ok(())
+            }
+            Err(error) => self.bad_pack(listed, error),
+        }
     }
 
-    fn bad_pack(&mut self, listed: &Listed, number: Option<u32>, error: Error) -> Result<()> {
+    fn bad_pack(&mut self, listed: &Listed, error: Error) -> Result<()> {
         if damage_of(&error).is_none() {
             return Err(error);
         }
-        self.findings.bad_pack(&listed.id, number, reason(&error));
+        self.findings.bad_pack(&listed.id, reason(&error));
         Ok(())
     }
 
@@ -216,7 +237,7 @@ impl Packs<'_> {
     }
 
     /// Reads a pack from end to end and hands out its frames; the name that its bytes have.
-    fn read(&self, pack: &Arc<OpenPack>, number: u32, len: u64, feed: &mut Feed) -> Result<PackId> {
+    fn read(&self, pack: &Arc<OpenPack>, len: u64, feed: &mut Feed) -> Result<PackId> {
         let (store, name) = (self.catalog.store(), layout::pack(&pack.id));
         let mut hasher = Hasher::plain();
         let mut header = [0; HEADER_LEN];
@@ -229,7 +250,7 @@ impl Packs<'_> {
             hasher.update(&stored);
             self.observer.event(Event::Advance { bytes: place.stored_len.into(), files: 0 });
             feed.jobs
-                .send(Job { pack: Arc::clone(pack), number, frame, stored })
+                .send(Job { pack: Arc::clone(pack), frame, stored })
                 .map_err(|_| Error::Internal("the threads that open frames ended early"))?;
         }
         let mut at = pack.trailer.frames_end();
@@ -242,20 +263,42 @@ impl Packs<'_> {
         Ok(PackId(hasher.finish()))
     }
 
-    fn take(&mut self, mut faults: Vec<Fault>, misnamed: Vec<PackId>) {
-        faults.sort_by_key(|fault| (fault.number, fault.frame, fault.slot));
-        let explained: HashSet<PackId> = faults.iter().map(|fault| fault.pack).collect();
-        for Fault { number, frame, slot, error, .. } in faults {
+    /// Takes what was found; the packs that are not good.
+    fn take(&mut self, mut faults: Vec<Fault>, misnamed: Vec<PackId>) -> HashSet<PackId> {
+        faults.sort_by(|a, b| (a.pack, a.frame).cmp(&(b.pack, b.frame)));
+        let mut bad: HashSet<PackId> = faults.iter().map(|fault| fault.pack).collect();
+        for Fault { pack, slots, error, .. } in faults {
             let Some((object, why)) = damage_of(&error) else { continue };
-            match slot {
-                None => self.findings.bad_frame(number, frame, object, why),
-                Some(slot) => self.findings.bad_chunk(Location { pack: number, slot }, object, why),
+            self.findings.bad_frame(&pack, &slots, object, why);
+        }
+        for id in misnamed {
+            if bad.insert(id) {
+                self.findings.add(&pack_name(&id), "its bytes have another hash than its name".into());
             }
         }
-        for id in misnamed.iter().filter(|id| !explained.contains(*id)) {
-            self.findings.add(&pack_name(id), "its bytes have another hash than its name".into());
-        }
+        bad
     }
+}
+
+/// What became of some packs.
+#[derive(Default)]
+struct Round {
+    faults: Vec<Fault>,
+    misnamed: Vec<PackId>,
+    /// Packs that were read, and their lengths.
+    read: Vec<(PackId, u64)>,
+    /// Packs with frames that are compressed against others.
+    deltas: Vec<(PackId, u64)>,
+}
+
+/// How many packs are dealt with before what they came to is written down.
+fn round_len(packs: &[Listed], chosen: &HashSet<PackId>) -> usize {
+    let mut bytes = 0;
+    let is_full = |pack: &Listed| {
+        bytes += if chosen.contains(&pack.id) { pack.len } else { 0 };
+        bytes >= ROUND_BYTES
+    };
+    packs.iter().position(is_full).map_or(packs.len(), |last| last + 1)
 }
 
 /// Where frames go, and where their buffers come back from.
@@ -286,14 +329,14 @@ fn open_all(catalog: &Catalog, work: Receiver<Job>, give_back: Sender<Vec<u8>>) 
     let mut faults = Vec::new();
     for mut job in work {
         let (pack, frame) = (&*job.pack, job.frame);
-        let fault = |slot, error| Fault { pack: pack.id, number: job.number, frame, slot, error };
+        let fault = |slots, error| Fault { pack: pack.id, frame, slots, error };
+        let place = pack.frame(frame)?;
         match frames.open(pack, frame, &mut job.stored, &mut scratch) {
-            Err(error) => faults.push(fault(None, error)),
+            Err(error) => faults.push(fault(Slots::range(place.slot, place.chunks), error)),
             Ok(raw) => {
-                let first = pack.frame(frame)?.slot;
-                for (slot, chunk) in (first..).zip(pack.trailer.slots_of(pack.frame(frame)?)) {
+                for (slot, chunk) in (place.slot..).zip(pack.trailer.slots_of(place)) {
                     if let Err(error) = catalog.reader().chunk(pack, chunk, raw) {
-                        faults.push(fault(Some(slot), error));
+                        faults.push(fault(Slots::range(slot, 1), error));
                     }
                 }
             }
@@ -302,37 +345,4 @@ fn open_all(catalog: &Catalog, work: Receiver<Job>, give_back: Sender<Vec<u8>>) 
         let _ = give_back.try_send(job.stored);
     }
     Ok(faults)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(place: f64) -> PackId {
-        let mut id = PackId([0; 32]);
-        id.0[..4].copy_from_slice(&((place * f64::from(u32::MAX)) as u32).to_be_bytes());
-        id
-    }
-
-    #[test]
-    fn days_in_turn_read_everything() {
-        for percent in [10.0, 30.0, 7.5] {
-            let days = (100.0_f64 / percent).ceil() as u64;
-            for place in 0..1000 {
-                let id = id(f64::from(place) / 1000.0);
-                for first in [0, 20_000, 20_001] {
-                    let read = (first..first + days).filter(|&day| Part::of_day(percent, day).contains(&id));
-                    assert!(read.count() >= 1, "{percent} % {place} from day {first}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_day_reads_its_share() {
-        let count = |part: Part| (0..1000).filter(|n| part.contains(&id(f64::from(*n) / 1000.0))).count();
-        assert!((95..=105).contains(&count(Part::of_day(10.0, 20_123))));
-        assert_eq!(count(Part::of_day(100.0, 3)), 1000);
-        assert_eq!(count(Part::WHOLE), 1000);
-    }
 }

@@ -4,8 +4,9 @@
 //! what many snapshots share is followed once. Chunks are looked up in sorted batches. A path
 //! holds one leaf of each directory on it, however large these are.
 
-use super::findings::Findings;
-use crate::error::Result;
+use super::blame::culprit;
+use super::findings::{Findings, damage_of};
+use crate::error::{Error, Result};
 use crate::format::hashtree::{Entry as _, Root};
 use crate::format::map::{self, Extent, Map};
 use crate::format::pack::Kind;
@@ -172,7 +173,7 @@ impl Structure<'_> {
             Ok(node) => node,
             Err(error) => {
                 dir.is_partial = true;
-                return self.findings.error(error);
+                return self.node_error(&id, error);
             }
         };
         if said.is_some_and(|said| !fits(&said, &node)) {
@@ -235,7 +236,7 @@ impl Structure<'_> {
                     Extent::child_of_inner(said.id, &children)
                 }
                 Err(error) => {
-                    self.findings.error(error)?;
+                    self.node_error(&said.id, error)?;
                     continue;
                 }
             };
@@ -265,7 +266,7 @@ impl Structure<'_> {
         for (at, location) in self.catalog.locate(&ids)?.into_iter().enumerate() {
             match location {
                 Some(location) => found.push((location, at)),
-                None => self.findings.missing_chunk(ids[at]),
+                None => self.missing(ids[at])?,
             }
         }
         found.sort_unstable();
@@ -278,12 +279,35 @@ impl Structure<'_> {
         Ok(())
     }
 
+    /// A chunk that no look-up finds.
+    fn missing(&mut self, id: ChunkId) -> Result<()> {
+        match culprit(self.catalog, self.findings, &id)? {
+            Some(object) => self.findings.need(&object),
+            None => self.findings.missing_chunk(id),
+        }
+        Ok(())
+    }
+
+    /// A node that cannot be read; what it is in may have been complained of already.
+    fn node_error(&mut self, id: &ChunkId, error: Error) -> Result<()> {
+        let culprit = match matches!(error, Error::Missing { .. }) {
+            true => culprit(self.catalog, self.findings, id)?,
+            false => None,
+        };
+        match culprit {
+            Some(object) => self.findings.need(&object),
+            None => {
+                let object = damage_of(&error).map(|(object, _)| object);
+                self.findings.error(error)?;
+                object.iter().for_each(|object| self.findings.need(object));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares the lengths of chunks that are in one pack.
     fn lengths(&mut self, found: &[(Location, usize)], chunks: &[(ChunkId, u32)]) -> Result<()> {
         let Some(number) = found.first().map(|(location, _)| location.pack) else { return Ok(()) };
-        if self.findings.is_bad_pack(number) {
-            return Ok(());
-        }
         let pack = match self.catalog.pack(number) {
             Ok(pack) => pack,
             Err(error) => return self.findings.error(error),
@@ -296,7 +320,7 @@ impl Structure<'_> {
             };
             if slot.id != id || slot.len != len || pack.frame(slot.frame)?.kind != Kind::Data {
                 let why = "it is not as long, or not of the kind, that a map says".into();
-                self.findings.bad_chunk(*location, format!("chunk {id} in pack {}", pack.id), why);
+                self.findings.odd_chunk(*location, format!("chunk {id} in pack {}", pack.id), why);
             }
         }
         Ok(())

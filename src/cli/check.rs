@@ -105,7 +105,8 @@ fn text(report: &CheckReport, quiet: bool) {
     });
 }
 
-fn damage(Damage { object, why, hurts }: &Damage) {
+/// Prints what is damaged, and what that hurts.
+pub fn damage(Damage { object, why, hurts }: &Damage) {
     output::line(&format!("damaged    {object}: {why}"));
     for hurt in hurts {
         output::line(&format!("  hurts    {hurt}"));

@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod protect;
 mod prune;
+mod repair;
 mod restore;
 mod secret;
 mod select;
@@ -66,6 +67,7 @@ enum Command {
     Prune(prune::Prune),
     Check(check::Check),
     Locks(locks::Locks),
+    Repair(repair::Repair),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
     Completions(manual::Completions),
@@ -94,6 +96,7 @@ impl Command {
             Command::Prune(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Locks(command) => command.run(global),
+            Command::Repair(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
             Command::Completions(command) => command.run(),

@@ -14,6 +14,8 @@ pub const FORGOTTEN: &str = "forgotten";
 pub const STATE: &str = "state";
 /// Begins the names of objects that protect snapshots.
 const PROTECTED: &str = "protected-";
+/// Where a repair puts snapshots that cannot be read.
+pub const DAMAGED: &str = "damaged";
 /// Where the index is, unless it is in the cache folder.
 pub const INDEX: &str = "index";
 /// The index in its folder.
@@ -36,6 +38,11 @@ pub fn pack_id(name: &str) -> Option<PackId> {
 /// A snapshot's name.
 pub fn snapshot(id: &SnapshotId) -> String {
     format!("{SNAPSHOTS}/{id}")
+}
+
+/// What a snapshot that cannot be read is put aside as.
+pub fn damaged_snapshot(id: &SnapshotId) -> String {
+    format!("{DAMAGED}/{id}")
 }
 
 /// The snapshot of this name; `None` if it is not one's.

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod layout;
 pub mod lock;
 pub mod marks;
+pub mod mend;
 pub mod nodes;
 pub mod objects;
 pub mod packer;
@@ -271,6 +272,13 @@ impl Repo {
         write_config(&*self.store, &config, &self.keys)?;
         self.config = config;
         Ok(())
+    }
+
+    /// Writes both copies of the configuration anew, as they are; for the holder of the exclusive
+    /// lock.
+    pub fn rewrite_config(&self) -> Result<()> {
+        self.still_locked()?;
+        write_config(&*self.store, &self.config, &self.keys)
     }
 
     /// A slot with these keys for another secret.

@@ -67,15 +67,28 @@ impl PackReader {
         let footer_at = tail.len() - FOOTER_LEN;
         let footer = Footer::decode(&tail[footer_at..], len).map_err(|e| damaged(e.0))?;
         let mut trailer = self.trailer_bytes(&name, len, &tail[..footer_at], footer)?;
-        if !footer.fits(&header, &trailer) {
+        self.open_parts(id, len, &header, &mut trailer, footer)
+    }
+
+    /// As [`PackReader::open`], of header, sealed trailer and footer that were read before.
+    pub fn open_parts(
+        &self,
+        id: &PackId,
+        len: u64,
+        header: &[u8; HEADER_LEN],
+        trailer: &mut [u8],
+        footer: Footer,
+    ) -> Result<OpenPack> {
+        let damaged = |why: &str| Error::damaged(format!("pack {id}"), why);
+        if !footer.fits(header, trailer) {
             return Err(damaged("its trailer's checksum does not fit"));
         }
-        let header = Header::decode(&header).map_err(|e| damaged(e.0))?;
+        let header = Header::decode(header).map_err(|e| damaged(e.0))?;
         let seal = self.keys.pack_seal(header.class, &header.salt)?;
         let plain_len = (trailer.len().saturating_sub(SEAL_LEN)) as u32;
         let bound = associated_data(&self.repository, header.class, TRAILER_FRAME, 0, plain_len);
         let plain = seal
-            .open(TRAILER_FRAME, &bound, &mut trailer)
+            .open(TRAILER_FRAME, &bound, trailer)
             .ok_or_else(|| damaged("its trailer cannot be opened with the repository's key"))?;
         let trailer = Trailer::decode(plain, len).map_err(|e| damaged(e.0))?;
         if trailer.frames.iter().any(|frame| frame.kind.class() != header.class) {

@@ -18,9 +18,9 @@ mod structure;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::bad::Bad;
-use crate::id::PackId;
+use crate::id::{PackId, SnapshotId};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
 use crate::repo::snapshots::Snapshots;
@@ -28,6 +28,7 @@ use crate::repo::state::Remembered;
 use crate::repo::{Repo, cannot_write, layout, read_config_copy};
 use crate::text::format_size;
 
+pub use findings::Lost;
 pub use part::Part;
 
 use findings::Findings;
@@ -75,8 +76,35 @@ pub struct CheckReport {
     pub notes: Vec<String>,
 }
 
+/// What a check found, for a repair.
+pub struct Examined {
+    /// What is said of it.
+    pub report: CheckReport,
+    /// Places in packs that cannot be read.
+    pub bad: Bad,
+    /// What snapshots need and cannot have.
+    pub lost: Lost,
+    /// Snapshots whose objects are damaged.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// Whether an error speaks of damage, or of a medium that fails.
+pub fn is_damage(error: &Error) -> bool {
+    findings::damage_of(error).is_some()
+}
+
 /// Checks a repository.
 pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &Stop) -> Result<CheckReport> {
+    examine(repo, options, observer, stop).map(|examined| examined.report)
+}
+
+/// Checks a repository; all that is known of the damage.
+pub fn examine(
+    repo: &Repo,
+    options: &CheckOptions,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Examined> {
     let mut findings = Findings::default();
     check_configs(repo, &mut findings)?;
     let vanished = check_index(repo, &mut findings, observer, stop)?;
@@ -106,9 +134,11 @@ pub fn run(repo: &Repo, options: &CheckOptions, observer: &dyn Observer, stop: &
         hurts::find(&catalog, &snapshots, &mut findings, observer, stop)?;
     }
     foreign::note(repo, &mut findings);
+    let (bad, lost) = (catalog.index()?.bad().clone(), std::mem::take(&mut findings.lost));
     let report = report(&catalog, &snapshots, packs, options, findings)?;
     catalog.close()?;
-    Ok(report)
+    let snapshots = snapshots.damaged.iter().map(|(id, _)| *id).collect();
+    Ok(Examined { report, bad, lost, snapshots })
 }
 
 /// What was known to be bad.

@@ -37,9 +37,30 @@ pub struct Findings {
     places: HashMap<usize, PackId>,
     /// Objects that snapshots need.
     needed: BTreeSet<usize>,
+    /// Nodes and chunks that snapshots need and that are in no place that can be read.
+    pub lost: Lost,
     /// Chunks that are not what maps say.
     odd_chunks: HashMap<Location, String>,
     hurts: HashMap<usize, Hurts>,
+}
+
+/// Nodes and chunks that cannot be had.
+#[derive(Debug, Clone, Default)]
+pub struct Lost {
+    /// As many as fit a list.
+    pub ids: HashSet<ChunkId>,
+    /// Whether there may be more: the list is full, or nodes are lost, below which nothing is known.
+    pub are_more: bool,
+}
+
+impl Lost {
+    fn insert(&mut self, id: ChunkId) {
+        if self.ids.len() < MISSING_MAX {
+            self.ids.insert(id);
+        } else {
+            self.are_more |= !self.ids.contains(&id);
+        }
+    }
 }
 
 /// The paths that one damaged object hurts.
@@ -121,6 +142,17 @@ impl Findings {
         self.lacks_nodes |= matches!(error, Error::Missing { .. });
         self.add(&object, why);
         Ok(())
+    }
+
+    /// A node or chunk that a snapshot needs cannot be had.
+    pub fn lose(&mut self, id: ChunkId) {
+        self.lost.insert(id);
+    }
+
+    /// As [`Findings::lose`], of a node.
+    pub fn lose_node(&mut self, id: ChunkId) {
+        self.lost.insert(id);
+        self.lost.are_more = true;
     }
 
     /// A chunk that is in no pack.

@@ -59,7 +59,7 @@ fn kind_of(parts: &[&str], is_folder: bool) -> Kind {
     let ours = |yes| if yes { Kind::Ours } else { Kind::Foreign };
     match (parts, is_folder) {
         ([name], false) => ours(layout::CONFIGS.contains(name)),
-        ([LOCKS | UNFINISHED | LOST_AND_FOUND | layout::STATE], true) => Kind::Ours,
+        ([LOCKS | UNFINISHED | LOST_AND_FOUND | layout::STATE | layout::DAMAGED], true) => Kind::Ours,
         ([layout::PACKS | layout::SNAPSHOTS | layout::FORGOTTEN | layout::INDEX], true) => Kind::Folder,
         ([layout::PACKS, shard], true) if shard.len() == 2 => Kind::Folder,
         ([layout::PACKS, _, _], false) => ours(layout::pack_id(&parts.join("/")).is_some()),

@@ -281,6 +281,7 @@ impl Structure<'_> {
 
     /// A chunk that no look-up finds.
     fn missing(&mut self, id: ChunkId) -> Result<()> {
+        self.findings.lose(id);
         match culprit(self.catalog, self.findings, &id)? {
             Some(object) => self.findings.need(&object),
             None => self.findings.missing_chunk(id),
@@ -290,6 +291,7 @@ impl Structure<'_> {
 
     /// A node that cannot be read; what it is in may have been complained of already.
     fn node_error(&mut self, id: &ChunkId, error: Error) -> Result<()> {
+        self.findings.lose_node(*id);
         let culprit = match matches!(error, Error::Missing { .. }) {
             true => culprit(self.catalog, self.findings, id)?,
             false => None,

@@ -27,7 +27,7 @@ pub struct Slots(Vec<Range<u32>>);
 impl Slots {
     /// All that a pack can have.
     pub fn all() -> Self {
-        Self(vec![0..u32::MAX])
+        Self::range(0, u32::MAX)
     }
 
     /// `count` slots from `first` on.

@@ -265,7 +265,7 @@ impl Packs<'_> {
 
     /// Takes what was found; the packs that are not good.
     fn take(&mut self, mut faults: Vec<Fault>, misnamed: Vec<PackId>) -> HashSet<PackId> {
-        faults.sort_by(|a, b| (a.pack, a.frame).cmp(&(b.pack, b.frame)));
+        faults.sort_by_key(|fault| (fault.pack, fault.frame));
         let mut bad: HashSet<PackId> = faults.iter().map(|fault| fault.pack).collect();
         for Fault { pack, slots, error, .. } in faults {
             let Some((object, why)) = damage_of(&error) else { continue };

@@ -240,7 +240,7 @@ fn the_ledger_says_what_is_due() {
         (report["packs_read"].as_u64().unwrap(), report["packs_due"].as_u64().unwrap())
     };
     assert_eq!(due(args!["--max-age", "30D", "--limit", "1B"]), (1, 7), "one pack at least");
-    assert_eq!(due(args!["--max-age", "30D", "--limit", "300K"]).0 > 0, true);
+    assert!(due(args!["--max-age", "30D", "--limit", "300K"]).0 > 0);
     let (read, left) = due(args!["--max-age", "30D"]);
     assert!(read > 0 && read < 8 && left == 0);
     assert_eq!(due(args!["--max-age", "30D"]), (0, 0));

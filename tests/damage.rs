@@ -253,3 +253,24 @@ fn the_ledger_says_what_is_due() {
     varv.ends(2, args!["check", "--read-data=10%", "--limit", "1G"]);
     varv.ends(2, args!["check", "--limit", "1G"]);
 }
+
+/// A mark keeps backups away; a restore still tries, for the medium may have had but a moment.
+#[test]
+fn what_is_marked_and_sound_again_restores() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    varv.backup(args![&source]);
+    let all = packs(&varv);
+    let whole: Vec<Vec<u8>> = all.iter().map(|pack| fs::read(pack).unwrap()).collect();
+    all.iter().for_each(|pack| damage(pack, "one byte changed"));
+    assert_eq!(check(&varv, args!["--read-data"]).0, Some(4));
+    for (pack, bytes) in all.iter().zip(&whole) {
+        fs::write(pack, bytes).unwrap();
+    }
+    let target = varv.path("target");
+    varv.restore(args![&source, &target]);
+    assert_same(&source, &target);
+    assert_eq!(check(&varv, args![]).0, Some(0), "a check reads again what was bad");
+    assert_eq!(varv.backup(args!["--force-read", &source])["bytes_new"], 0);
+}

@@ -309,6 +309,7 @@ impl Memory {
             tier: Tier::Hot,
             excludes: ExcludeOptions::default(),
             scan: ScanOptions::default(),
+            delta: true,
             dry_run: false,
         };
         self.with(store, Intent::Add, |repo| {

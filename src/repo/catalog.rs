@@ -6,8 +6,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rustix::io::Errno;
-
 use crate::codec::frame::Decoder;
 use crate::error::{Error, Result};
 use crate::format::bad::Slots;
@@ -63,6 +61,12 @@ impl Catalog {
     /// Whether chunks that a snapshot needs may be gone, so that nothing may be assumed of it.
     pub fn is_suspect(&self, snapshot: &SnapshotId) -> Result<bool> {
         self.index()?.is_suspect(snapshot)
+    }
+
+    /// Leads nobody to what is known to be bad, not even who would only read.
+    pub fn shun_bad(&self) -> Result<()> {
+        self.index()?.set_last_resort(false);
+        Ok(())
     }
 
     /// What reads packs.
@@ -204,11 +208,11 @@ impl Catalog {
 
     /// Reads the metadata frame that holds this place; with an error, the slots that it spoils.
     fn load_frame(&self, place: Location, nodes: &mut NodeCache) -> Result<(), (Error, Slots)> {
-        let pack = self.pack(place.pack).map_err(|e| (unreadable(e), Slots::all()))?;
+        let pack = self.pack(place.pack).map_err(|e| (e, Slots::all()))?;
         let one = |error| (error, Slots::range(place.slot, 1));
         let number = pack.slot(place.slot).map_err(one)?.frame;
         let frame = pack.frame(number).map_err(one)?;
-        let all = |error| (unreadable(error), Slots::range(frame.slot, frame.chunks));
+        let all = |error| (error, Slots::range(frame.slot, frame.chunks));
         let raw = self.reader.frame(&pack, number, &[], &mut nodes.decoder).map_err(all)?;
         let slots = pack.trailer.slots_of(frame);
         for slot in slots {
@@ -221,16 +225,6 @@ impl Catalog {
 
 fn missing_node(kind: Kind, id: &ChunkId) -> Error {
     Error::missing(format!("{} {id}", if kind == Kind::Tree { "tree node" } else { "map node" }))
-}
-
-/// A failing medium damages what is on it.
-fn unreadable(error: Error) -> Error {
-    match &error {
-        Error::Io { source, path, .. } if source.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
-            Error::damaged(path.display(), format_args!("it cannot be read: {source}"))
-        }
-        _ => error,
-    }
 }
 
 /// What the file system of a folder has left; 0 if it does not say.

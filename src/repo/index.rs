@@ -123,6 +123,7 @@ pub struct Index {
     path: PathBuf,
     access: Access,
     state: State,
+    last_resort: bool,
 }
 
 impl Index {
@@ -142,7 +143,8 @@ impl Index {
         if let Some(why) = schema::foreign(&db)? {
             return Ok(Opened::Stale(why));
         }
-        let mut index = Self { db, path: path.to_path_buf(), access, state: State::new(*key) };
+        let (path, state) = (path.to_path_buf(), State::new(*key));
+        let mut index = Self { db, path, access, state, last_resort: false };
         index.refresh()?;
         if index.state.meta.repository != *repository {
             return Ok(Opened::Stale("it belongs to another repository".into()));
@@ -164,8 +166,8 @@ impl Index {
     fn fill(db: Connection, path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
         let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
         meta.insert(&db, key).during("be created")?;
-        let mut index =
-            Self { db, path: path.to_path_buf(), access: Access::ReadWrite, state: State::new(*key) };
+        let (path, state) = (path.to_path_buf(), State::new(*key));
+        let mut index = Self { db, path, access: Access::ReadWrite, state, last_resort: false };
         index.refresh()?;
         Ok(index)
     }
@@ -265,6 +267,12 @@ impl Index {
         self.state.bad = bad;
     }
 
+    /// Whether a chunk that is in no other place is looked for in bad ones: perhaps it can be read
+    /// after all.
+    pub fn set_last_resort(&mut self, on: bool) {
+        self.last_resort = on;
+    }
+
     /// One more place that is bad; whether that was not known.
     pub fn add_bad(&mut self, pack: &PackId, slots: &Slots) -> bool {
         self.state.bad.add(pack, slots)
@@ -275,7 +283,13 @@ impl Index {
     pub fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let tx = read(&self.db)?;
         self.state.follow(&tx)?;
-        self.state.locate(&tx, ids)
+        let mut found = self.state.locate(&tx, ids)?;
+        if self.last_resort && !self.state.bad.packs.is_empty() {
+            for (place, id) in found.iter_mut().zip(ids).filter(|(place, _)| place.is_none()) {
+                *place = self.state.copies(&tx, id)?.first().copied();
+            }
+        }
+        Ok(found)
     }
 
     /// All places where a chunk is, bad ones too.

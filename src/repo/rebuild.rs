@@ -30,6 +30,8 @@ impl Repo {
         let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
         let mut index = self.open_index(observer)?;
         index.set_bad(self.known_bad(observer)?);
+        // Who only reads has nothing to lose by trying.
+        index.set_last_resort(self.intent == Intent::Read);
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
         Catalog::new(reader, index)
     }

@@ -109,6 +109,7 @@ pub fn examine(
     check_configs(repo, &mut findings)?;
     let vanished = check_index(repo, &mut findings, observer, stop)?;
     let catalog = repo.catalog(&Muted(observer), stop)?;
+    catalog.shun_bad()?;
     let known = known_bad(repo, &mut findings)?;
     let packs = packs::Packs {
         repo,

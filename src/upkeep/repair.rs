@@ -98,7 +98,7 @@ fn save(
     let mut rescue = Rescue::new(repo, catalog)?;
     for pack in damaged {
         stop.check()?;
-        rescue::visit(catalog.reader(), &pack.id, pack.bytes, |part| rescue.take(part))?;
+        rescue::visit(catalog, &pack.id, pack.bytes, |part| rescue.take(part))?;
         observer.event(Event::Advance { bytes: pack.bytes, files: 0 });
     }
     let published = rescue.finish()?;

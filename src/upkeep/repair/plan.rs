@@ -114,6 +114,7 @@ impl Plan {
     /// Reads the damaged packs, and decides what becomes of each.
     fn look_into(&mut self, repo: &Repo, mut lost: Lost, observer: &dyn Observer, stop: &Stop) -> Result<()> {
         let catalog = repo.catalog(observer, stop)?;
+        catalog.shun_bad()?;
         let listed = repo.list_packs()?;
         let damaged = self.bad.packs.keys().filter_map(|id| Some((*id, *listed.get(id)?)));
         self.packs = damaged.map(|(id, bytes)| PackPlan::new(id, bytes)).collect();
@@ -155,7 +156,7 @@ impl Plan {
     pub fn saved(&self, catalog: &Catalog) -> Result<u64> {
         let mut missing = 0;
         for pack in self.packs.iter().filter(|pack| pack.removed && pack.chunks_saved > 0) {
-            visit(catalog.reader(), &pack.id, pack.bytes, |part| {
+            visit(catalog, &pack.id, pack.bytes, |part| {
                 missing += only_here(catalog, part)?.len() as u64;
                 Ok(())
             })?;
@@ -231,7 +232,7 @@ impl PackPlan {
     /// Reads it; what can be read is not lost.
     fn read(&mut self, catalog: &Catalog, lost: &mut Lost, saved: &mut HashSet<ChunkId>) -> Result<()> {
         let (id, len) = (self.id, self.bytes);
-        self.is_known = visit(catalog.reader(), &id, len, |part| {
+        self.is_known = visit(catalog, &id, len, |part| {
             for (id, bytes) in part.chunks {
                 match bytes {
                     Some(_) => {

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use crate::codec::frame::{Decoder, Encoder};
+use crate::codec::frame::Encoder;
 use crate::error::{Error, Result};
 use crate::format::config::Sizes;
 use crate::format::pack::{Class, Kind};
 use crate::id::{ChunkId, PackId};
 use crate::repo::catalog::Catalog;
+use crate::repo::frames::FrameReader;
 use crate::repo::packer::{PackWriter, PublishedPack, RawFrame};
-use crate::repo::reader::PackReader;
 use crate::repo::{Repo, mend};
 use crate::upkeep::check::is_damage;
 
@@ -25,19 +25,20 @@ pub struct Part<'a> {
 
 /// Shows all frames of a pack; false if it cannot be told what it holds.
 pub fn visit(
-    reader: &PackReader,
+    catalog: &Catalog,
     id: &PackId,
     len: u64,
     mut each: impl FnMut(&Part) -> Result<()>,
 ) -> Result<bool> {
+    let reader = catalog.reader();
     let pack = match mend::open_pack(reader, id, len) {
         Ok(pack) => pack,
         Err(error) if is_damage(&error) => return Ok(false),
         Err(error) => return Err(error),
     };
-    let mut decoder = Decoder::new()?;
+    let mut frames = FrameReader::new(catalog)?;
     for (number, frame) in (0..).zip(&pack.trailer.frames) {
-        let raw = match reader.frame(&pack, number, &mut decoder) {
+        let raw = match frames.frame(&pack, number) {
             Ok(raw) => Some(raw),
             Err(error) if is_damage(&error) => None,
             Err(error) => return Err(error),
@@ -106,7 +107,7 @@ impl<'a> Rescue<'a> {
             let full = frame.take();
             self.append(full)?;
         }
-        self.frames[kind as usize].get_or_insert_with(|| RawFrame::new(kind, Vec::new())).push(id, bytes);
+        self.frames[kind as usize].get_or_insert_with(|| RawFrame::new(kind, Vec::new())).push(id, bytes, []);
         Ok(())
     }
 

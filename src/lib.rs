@@ -6,6 +6,7 @@ pub mod backup;
 pub mod chunker;
 pub mod cli;
 pub mod codec;
+pub mod dupes;
 pub mod error;
 pub mod format;
 pub mod history;

@@ -46,6 +46,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
     ("fastcdc", &["chunker"]),
+    ("fiemap", &["dupes/shared"]),
     ("globset", &["history/find"]),
     ("ignore", &["source"]),
     ("indicatif", &["cli"]),

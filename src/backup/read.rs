@@ -14,7 +14,7 @@ use super::step::{Done, FileRead, FileToRead, PIECE_LEN, PieceRead, PieceSource,
 use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::tree::Payload;
-use crate::source::extents::{Span, Spans, read_at};
+use crate::source::extents::{Span, Spans, is_sparse, read_at};
 use crate::source::metadata;
 use crate::source::owners::Owners;
 
@@ -152,11 +152,6 @@ pub fn open(place: &Place) -> io::Result<File> {
         Err(Errno::PERM) => Ok(open(flags)?.into()),
         other => Ok(other?.into()),
     }
-}
-
-/// Whether it takes less room than its length, so that asking for holes may pay.
-pub fn is_sparse(stat: &Stat) -> bool {
-    (stat.st_blocks as u64) * 512 < stat.st_size as u64
 }
 
 /// Whether a file is the same and was not written to between two looks.

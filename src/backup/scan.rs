@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
 
-use super::read::{is_sparse, open, same};
+use super::read::{open, same};
 use super::step::{
     Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
 };
@@ -21,7 +21,7 @@ use crate::observe::{Event, Observer, Stop};
 use crate::ordered::Input;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::{Entries, for_each_chunk_of_map};
-use crate::source::extents::{Span, Spans, device_len};
+use crate::source::extents::{Span, Spans, device_len, is_sparse};
 use crate::source::metadata;
 use crate::source::owners::Owners;
 use crate::source::path_of;

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod clock;
 mod dump;
+mod dupes;
 mod entry;
 mod error;
 mod find;
@@ -68,6 +69,7 @@ enum Command {
     Check(check::Check),
     Locks(locks::Locks),
     Repair(repair::Repair),
+    Dupes(Box<dupes::Dupes>),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
     Completions(manual::Completions),
@@ -97,6 +99,7 @@ impl Command {
             Command::Check(command) => command.run(global),
             Command::Locks(command) => command.run(global),
             Command::Repair(command) => command.run(global),
+            Command::Dupes(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
             Command::Completions(command) => command.run(),

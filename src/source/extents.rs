@@ -7,7 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{SeekFrom, Stat, seek};
 use rustix::io::Errno;
 
 use crate::format::BLOCK;
@@ -94,6 +94,11 @@ impl Iterator for Spans<'_> {
         self.at = self.data_end(data);
         Some(Span::Data(start..self.at))
     }
+}
+
+/// Whether a file takes less room than its length, so that asking for holes may pay.
+pub fn is_sparse(stat: &Stat) -> bool {
+    (stat.st_blocks as u64) * 512 < stat.st_size as u64
 }
 
 /// The length of a file or block device, as the kernel says.

@@ -1,0 +1,215 @@
+//! Walking the directories that were named, and sorting what is found by length.
+
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat};
+
+use super::paths::{DirId, Dirs, Root};
+use super::record::{FileRecord, Inode};
+use super::sorter::{Sorted, Sorter};
+use super::{Options, Problems};
+use crate::error::{Error, IoContext, Result};
+use crate::observe::Stop;
+use crate::source::exclude::{ExcludeOptions, Excludes, Patterns, SourceExcludes};
+use crate::source::metadata::kind;
+use crate::source::path_of;
+use crate::source::walk::{DirHandle, Filter, LeftOut, Listed, Listing, Walker};
+
+/// Threads that list directories ahead: a cold disk wants more than there are processors.
+const WALK_THREADS: usize = 8;
+
+/// What is there.
+pub struct Scan {
+    /// The files, by length and inode.
+    pub files: Sorted,
+    /// Their directories.
+    pub dirs: Dirs,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+/// What a scan counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Names of files that were looked at.
+    pub files: u64,
+    /// Their length; a file with several names counts as often.
+    pub bytes: u64,
+    /// Empty ones that were passed over.
+    pub empty: u64,
+}
+
+/// Walks.
+pub fn scan(roots: &[Root], options: &Options, problems: &Problems, stop: &Stop) -> Result<Scan> {
+    let files = Sorter::new(&options.temporary);
+    let dirs = Dirs::new(roots.len());
+    let include = match options.include.is_empty() {
+        true => None,
+        false => Some(Patterns::new(&options.include)?),
+    };
+    let sources: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
+    let scan = Scan { files: Sorted::empty(), dirs, counts: Counts::default() };
+    let mut scanner = Scanner { options, include, problems, stop, files, scan, record: Vec::new() };
+    for (number, root) in roots.iter().enumerate() {
+        // One root below another is walked for itself, once.
+        let never = sources.iter().filter(|other| **other != root.path).cloned().collect();
+        let excludes = ExcludeOptions {
+            patterns: options.exclude.clone(),
+            one_file_system: options.one_file_system,
+            never,
+            ..Default::default()
+        };
+        let excludes = Excludes::new(&excludes, &sources)?;
+        scanner.root(number as DirId, &root.path, &excludes.below(&root.path)?)?;
+    }
+    let Scanner { files, scan, .. } = scanner;
+    Ok(Scan { files: files.finish()?, ..scan })
+}
+
+/// Excludes, and names that begin with a dot.
+struct Wanted<'a> {
+    excludes: &'a SourceExcludes<'a>,
+    hidden: bool,
+}
+
+impl Filter for Wanted<'_> {
+    fn lists(&self, path: &[u8], stat: &Stat) -> bool {
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+        (self.hidden || !name.starts_with(b".")) && self.excludes.lists(path, stat)
+    }
+
+    fn empties(&self, dir: std::os::fd::BorrowedFd, stat: &Stat, above: Option<&Stat>) -> Option<LeftOut> {
+        self.excludes.empties(dir, stat, above)
+    }
+}
+
+struct Scanner<'a> {
+    options: &'a Options,
+    include: Option<Patterns>,
+    problems: &'a Problems<'a>,
+    stop: &'a Stop,
+    files: Sorter,
+    scan: Scan,
+    record: Vec<u8>,
+}
+
+/// A directory that is being gone through.
+struct Open {
+    id: DirId,
+    /// Below the root.
+    path: Vec<u8>,
+    /// Whether all below it is included.
+    is_included: bool,
+    entries: std::vec::IntoIter<Listed>,
+}
+
+impl Scanner<'_> {
+    fn root(&mut self, id: DirId, root: &Path, excludes: &SourceExcludes) -> Result<()> {
+        let wanted = Wanted { excludes, hidden: self.options.hidden };
+        std::thread::scope(|scope| {
+            let walker = Walker::new(scope, root, WALK_THREADS, &wanted);
+            let Some(entries) = self.enter(&walker, walker.root()) else { return Ok(()) };
+            let is_included = self.include.is_none();
+            let mut open = vec![Open { id, path: Vec::new(), is_included, entries }];
+            while let Some(dir) = open.last_mut() {
+                let Some(entry) = dir.entries.next() else {
+                    open.pop();
+                    self.stop.check()?;
+                    continue;
+                };
+                if let Some(below) = self.entry(root, dir, entry, &walker)? {
+                    open.push(below);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn enter(&self, walker: &Walker, dir: DirHandle) -> Option<std::vec::IntoIter<Listed>> {
+        match walker.take(dir) {
+            Ok(Listing { entries, .. }) => Some(entries.into_iter()),
+            Err(error) => {
+                self.problems.error(&error);
+                None
+            }
+        }
+    }
+
+    fn entry(&mut self, root: &Path, dir: &Open, entry: Listed, walker: &Walker) -> Result<Option<Open>> {
+        let stat = match entry.stat {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.problems.error(&error);
+                return Ok(None);
+            }
+        };
+        let path = || {
+            let mut path = dir.path.clone();
+            path.extend_from_slice(&entry.name);
+            path
+        };
+        match (kind(&stat), entry.subdir) {
+            (FileType::RegularFile, _) => {
+                let is_included = dir.is_included || self.includes(&path(), false);
+                if is_included && stat.st_size < 0 {
+                    self.problems.say(&root.join(path_of(&path())), "its length is negative");
+                } else if is_included {
+                    self.file(dir.id, &entry.name, &stat)?;
+                }
+                Ok(None)
+            }
+            (FileType::Directory, Some(handle)) => {
+                let mut path = path();
+                let is_included = dir.is_included || self.includes(&path, true);
+                path.push(b'/');
+                let Some(entries) = self.enter(walker, handle) else { return Ok(None) };
+                let id = self.scan.dirs.add(dir.id, &entry.name);
+                Ok(Some(Open { id, path, is_included, entries }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn includes(&self, path: &[u8], is_dir: bool) -> bool {
+        self.include.as_ref().is_none_or(|patterns| patterns.matches(path, is_dir))
+    }
+
+    fn file(&mut self, dir: DirId, name: &[u8], stat: &Stat) -> Result<()> {
+        let inode = Inode::new(stat);
+        if inode.len == 0 && !self.options.empty {
+            self.scan.counts.empty += 1;
+            return Ok(());
+        }
+        let is_empty_wanted = inode.len == 0 && self.options.empty;
+        if !is_empty_wanted && !(self.options.min_size..=self.options.max_size).contains(&inode.len) {
+            return Ok(());
+        }
+        self.scan.counts.files += 1;
+        self.scan.counts.bytes += inode.len;
+        FileRecord { inode, dir, name }.put_found(&mut self.record);
+        self.files.push(&self.record)
+    }
+}
+
+/// The roots by their real paths; one that was named twice counts once.
+pub fn roots(options: &Options) -> Result<Vec<Root>> {
+    let named = options.roots.iter().map(|path| (path, false));
+    let references = options.references.iter().map(|path| (path, true));
+    let mut roots: Vec<Root> = Vec::new();
+    for (shown, is_reference) in named.chain(references) {
+        let path = std::fs::canonicalize(shown).at("find", shown)?;
+        if !std::fs::metadata(&path).at("look at", &path)?.is_dir() {
+            return Err(Error::Refused(format!("{} is not a directory", shown.display())));
+        }
+        match roots.iter_mut().find(|root| root.path == path) {
+            Some(root) => root.is_reference |= is_reference,
+            None => roots.push(Root { shown: shown.clone(), path, is_reference }),
+        }
+    }
+    // What lies in a directory of references is one.
+    let above: Vec<_> = roots.iter().filter(|root| root.is_reference).map(|root| root.path.clone()).collect();
+    for root in &mut roots {
+        root.is_reference = above.iter().any(|reference| root.path.starts_with(reference));
+    }
+    Ok(roots)
+}

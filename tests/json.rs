@@ -42,6 +42,8 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("repair", 0, "repair --dry-run"),
     ("index rebuild", 0, "index rebuild"),
     ("upgrade", 0, "upgrade"),
+    ("dupes", 0, "dupes $/source"),
+    ("dupes", 0, "dupes --unique $/source"),
     ("key list", 0, "key list"),
     ("key list", 0, "--repository $/locked --key-file $/key init --encryption key-file"),
     ("key add", 0, "--repository $/locked --key-file $/key key add --new-key-file $/other"),
@@ -149,6 +151,7 @@ fn collect(section: &str, value: &Value, page: &Page, printed: &mut Printed) {
 fn make_source(varv: &Varv) {
     let source = varv.dir("source");
     fs::write(source.join("file"), "content").unwrap();
+    fs::write(source.join("copy"), "content").unwrap();
     fs::write(source.join(OsStr::from_bytes(b"odd\xff")), "odd").unwrap();
     symlink("file", source.join("link")).unwrap();
 }

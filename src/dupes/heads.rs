@@ -51,7 +51,7 @@ pub struct Counts {
 
 /// Reads all files whose length is not theirs alone; `unique` is called with the others.
 pub fn read(
-    found: &Sorted,
+    found: Sorted,
     opener: &Opener,
     mut files: Sorter,
     problems: &Problems,
@@ -92,6 +92,9 @@ pub fn read(
         before.extend_from_slice(record);
     }
     alone_in_length(&mut alone, unique)?;
+    // Where one batch holds all, this halves what is in memory while it is read.
+    drop(records);
+    drop(found);
     batch.read(opener, &mut files, problems, stop)?;
     Ok(Heads { files: files.finish()?, counts })
 }

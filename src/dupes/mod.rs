@@ -166,8 +166,7 @@ pub fn run(options: &Options, observer: &dyn Observer, stop: &Stop) -> Result<Re
     observer.event(Event::Phase { name: "reading", bytes: None });
     let sorter = Sorter::new(&options.temporary);
     let unique = &mut |file: &FileRecord| collector.unique(file);
-    let heads = heads::read(&scan.files, &opener, sorter, &problems, stop, unique)?;
-    drop(scan.files);
+    let heads = heads::read(scan.files, &opener, sorter, &problems, stop, unique)?;
     observer.event(Event::Phase { name: "comparing", bytes: None });
     compare_all(&heads.files, &opener, &problems, stop, &mut collector)?;
     let Collector { findings, mut totals, .. } = collector;

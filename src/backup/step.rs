@@ -133,7 +133,7 @@ pub enum Step {
     Piece(PieceToRead),
     /// It ends.
     End(LargeEnd),
-    /// Something cannot be read; the parent's entry would be used if it had one.
+    /// Something cannot be read: it is left out, and listed as missing.
     Missing(Place, String),
     /// The parent had files that are gone: how many, and their length.
     Deleted(u64, u64),

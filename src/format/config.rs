@@ -128,7 +128,7 @@ pub struct Sizes {
     pub metadata_pack: u64,
     /// A frame of chunks of files in trees, raw.
     pub tree_frame: u32,
-    /// A frame of chunks of volumes and large files, raw.
+    /// A frame of chunks of volumes and streams, raw.
     pub volume_frame: u32,
     /// A frame of map or tree nodes, raw.
     pub metadata_frame: u32,

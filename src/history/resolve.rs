@@ -123,7 +123,7 @@ fn resolve_path<'s>(
         }
     }
     Err(Error::NotFound(format!(
-        "{} is in none of the {} snapshots that were looked at",
+        "'{}' is in none of the {} snapshots that were looked at: varv ls and varv find show what is there",
         escape(path),
         chosen.len()
     )))

@@ -208,7 +208,10 @@ fn refuse_unless_empty(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).at("list", root)? {
         let name = entry.at("list", root)?.file_name();
         if !EMPTY_MAY_HOLD.iter().any(|allowed| name == *allowed) {
-            return Err(Error::Refused(format!("{} is not empty", root.display())));
+            return Err(Error::Refused(format!(
+                "{} is not empty: a new repository needs an empty folder; one that is there needs no varv init",
+                root.display()
+            )));
         }
     }
     Ok(())

@@ -3,6 +3,8 @@
 //! Nothing here knows of repositories. A walk yields names and stats in the order of the tree
 //! format; the backup decides what to read.
 
+pub mod change_list;
+pub mod changes;
 pub mod exclude;
 pub mod extents;
 pub mod metadata;

@@ -115,20 +115,31 @@ impl Chunker {
 
     /// The length of the first chunk of `bytes`, which begin a run or follow a cut, `offset`
     /// bytes into the file. `None` if that depends on bytes that are not seen yet: a cut is final
-    /// when the bytes of a largest chunk were seen, or when the run ends behind `bytes`.
+    /// when the byte behind it or the bytes of a largest chunk were seen, or when the run ends
+    /// behind `bytes`. (FastCDC decides on a cut by the bytes up to the one behind it.)
     pub fn cut(&self, bytes: &[u8], offset: u64, run_ends: bool) -> Option<usize> {
         let wanted = match self.params {
             Params::FastCdc { max, .. } => max,
             Params::Fixed { size } => size - (offset % size as u64) as usize,
         };
-        if bytes.len() < wanted && !run_ends || bytes.is_empty() {
+        if bytes.is_empty() {
             return None;
         }
         let window = &bytes[..wanted.min(bytes.len())];
-        Some(match self.params {
+        let len = match self.params {
             Params::FastCdc { min, avg, max } => self.cut_by_content(window, min, avg, max),
             Params::Fixed { .. } => window.len(),
-        })
+        };
+        (run_ends || window.len() == wanted || len < window.len()).then_some(len)
+    }
+
+    /// Boundaries of an earlier state behind a change at which cuts of the new one may be expected
+    /// to be the same again.
+    pub fn boundaries_to_meet(&self) -> usize {
+        match self.params {
+            Params::FastCdc { .. } => 2,
+            Params::Fixed { .. } => 1,
+        }
     }
 
     fn cut_by_content(&self, window: &[u8], min: usize, avg: usize, max: usize) -> usize {
@@ -222,10 +233,28 @@ mod tests {
     fn a_cut_waits_until_it_is_final() {
         let chunker = Chunker::new(Params::parse("fastcdc:64,256,1024").unwrap(), &[7; 32]);
         let bytes = noise(2000);
-        assert_eq!(chunker.cut(&bytes[..1023], 0, false), None);
-        assert_eq!(chunker.cut(&bytes[..1024], 0, false), chunker.cut(&bytes, 0, false));
-        assert!(chunker.cut(&bytes[..1023], 0, true).is_some());
+        let len = chunker.cut(&bytes, 0, false).unwrap();
+        assert!(len < 1024);
+        for seen in 0..2000 {
+            let expected = (seen > len).then_some(len);
+            assert_eq!(chunker.cut(&bytes[..seen], 0, false), expected, "{seen} bytes seen");
+        }
+        // Found nowhere: at the largest, and no sooner.
+        assert_eq!(chunker.cut(&[1; 1023], 0, false), None);
+        assert_eq!(chunker.cut(&[1; 1024], 0, false), Some(1024));
+        assert_eq!(chunker.cut(&[1; 1023], 0, true), Some(1023));
         assert_eq!(chunker.cut(&[], 0, true), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_not_seen_yet_changes_no_cut(seed: u8, seen in 0usize..3000, ends: bool) {
+            let chunker = Chunker::new(Params::parse("fastcdc:64,256,1024").unwrap(), &[seed; 32]);
+            let bytes = noise(3000);
+            if let Some(len) = chunker.cut(&bytes[..seen], 0, false) {
+                prop_assert_eq!(chunker.cut(&bytes, 0, ends), Some(len));
+            }
+        }
     }
 
     #[test]

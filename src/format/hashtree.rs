@@ -70,6 +70,28 @@ impl<E: Entry> Builder<E> {
         if heavy || complete(self.leaf.len(), ends) { self.close_leaf(store) } else { Ok(()) }
     }
 
+    /// The level up to which whole nodes may be added, since nothing is open below it: 0 for
+    /// leaves. `None` while a leaf is open.
+    pub fn level_open(&self) -> Option<u8> {
+        let closed = self.inner.iter().take_while(|children| children.is_empty()).count();
+        let level = if closed == self.inner.len() { usize::from(NODE_LEVEL_MAX) } else { closed };
+        self.leaf.is_empty().then_some(level as u8)
+    }
+
+    /// Adds a whole node that another tree has, and that its builder completed before its end: the
+    /// entries below it would make the same one. `level` is at most [`Builder::level_open`].
+    pub fn push_node<X>(
+        &mut self,
+        level: u8,
+        child: E::Child,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>,
+    ) -> Result<(), X> {
+        while self.inner.len() < usize::from(level) {
+            self.inner.push(Vec::new());
+        }
+        self.push_child(level.into(), child, store)
+    }
+
     fn close_leaf<X>(&mut self, store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>) -> Result<(), X> {
         let id = store(E::encode_leaf(&self.leaf))?;
         let child = E::child_of_leaf(id, &self.leaf);

@@ -339,6 +339,30 @@ impl Builder {
         }
     }
 
+    /// The level up to which whole nodes of another map may be added; `None` if there are open
+    /// extents, or the next one may have to be joined to the last.
+    pub fn level_open<X>(
+        &mut self,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>,
+    ) -> Result<Option<u8>, X> {
+        if let Some(last @ Extent::Data { .. }) = self.pending {
+            self.pending = None;
+            self.nodes.push(last, store)?;
+        }
+        Ok(self.nodes.level_open().filter(|_| self.pending.is_none()))
+    }
+
+    /// Adds a whole node, as [`hashtree::Builder::push_node`] has it. What follows must not be
+    /// zeros or a hole that would be joined to its last extent.
+    pub fn push_node<X>(
+        &mut self,
+        level: u8,
+        child: Child,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>,
+    ) -> Result<(), X> {
+        self.nodes.push_node(level, child, store)
+    }
+
     /// Completes the map.
     pub fn finish<X>(mut self, store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>) -> Result<Map, X> {
         if let Some(last) = self.pending.take() {

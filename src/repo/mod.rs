@@ -11,6 +11,7 @@ pub mod index;
 pub mod keys;
 pub mod layout;
 pub mod lock;
+pub mod map_parts;
 pub mod marks;
 pub mod mend;
 pub mod nodes;

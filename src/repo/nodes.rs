@@ -170,7 +170,7 @@ impl<'c> Extents<'c> {
     }
 }
 
-fn check_length(child: &map::Child, found: u64) -> Result<()> {
+pub(super) fn check_length(child: &map::Child, found: u64) -> Result<()> {
     if found == child.len {
         return Ok(());
     }

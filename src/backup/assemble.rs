@@ -1,22 +1,27 @@
 //! The end of the line: chunks that were read become maps, entries become trees.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 
-use super::cut::{Cutter, Joiner, Part, Piece};
+use super::cut::{Joiner, Part, Piece};
 use super::earlier::Earlier;
+use super::follow::{Follower, join};
 use super::frames::{Frames, Stream};
+use super::read::Worker;
 use super::scan::changed_since;
 use super::step::{Change, Done, FileRead, LINKED_MAX, LargeEnd, PieceRead, Place, Step};
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
 use crate::format::map::{self, Extent, Map};
 use crate::format::pack::Kind;
-use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange};
+use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange, VolumeInfo};
 use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload, Xattr};
 use crate::id::{ChunkId, Key};
 use crate::observe::{Event, Observer};
 use crate::repo::catalog::Catalog;
 use crate::repo::keys::Keys;
+use crate::repo::map_parts::{MapPart, MapParts};
 use crate::text::escape;
 
 use std::os::unix::ffi::OsStrExt;
@@ -26,12 +31,14 @@ const KNOWN_NODES_MAX: usize = 64 << 10;
 
 /// Builds one snapshot's trees and maps from what was read, in order.
 pub struct Assembler<'c> {
+    catalog: &'c Catalog,
     nodes: Nodes<'c>,
-    cutter: Cutter<'c>,
+    worker: &'c Worker<'c>,
     observer: &'c dyn Observer,
-    /// Where the parent's content is looked up, if new chunks may be compressed against it.
-    delta: Option<&'c Catalog>,
+    /// Whether new chunks may be compressed against what the parent has in their place.
+    delta: bool,
     joiner: Joiner,
+    follower: Option<Follower<'c>>,
     large: Option<Large<'c>>,
     /// Content and attributes of files with several names, by device and inode.
     linked: HashMap<(u64, u64), (Payload, Vec<Xattr>)>,
@@ -54,6 +61,8 @@ pub struct Assembled {
     pub missing: Vec<String>,
     /// Ranges that are zeros because they could not be read.
     pub unreadable: Vec<UnreadableRange>,
+    /// How volumes were read of which something was known.
+    pub volumes: Vec<VolumeInfo>,
 }
 
 struct OpenDir {
@@ -71,6 +80,9 @@ struct Large<'c> {
     change: Change,
     content: Content<'c>,
     failed: Option<String>,
+    /// What it was, if that is followed.
+    before: Option<MapParts<'c>>,
+    info: Option<Box<VolumeInfo>>,
 }
 
 /// A file's or volume's content while its map is built.
@@ -103,22 +115,26 @@ impl Nodes<'_> {
 }
 
 impl<'c> Assembler<'c> {
-    /// New chunks go to `frames`.
+    /// New chunks go to `frames`; what has to be read here is read and cut by `worker`. With
+    /// `delta`, new chunks may be compressed against the parent's.
     pub fn new(
+        catalog: &'c Catalog,
         frames: Frames<'c>,
         keys: &'c Keys,
-        cutter: Cutter<'c>,
-        delta: Option<&'c Catalog>,
+        worker: &'c Worker<'c>,
+        delta: bool,
         observer: &'c dyn Observer,
     ) -> Self {
         let nodes = Nodes { frames, keys, known: HashSet::new() };
         let roots = OpenDir::new(None, keys.ids(Kind::Tree));
         Self {
+            catalog,
             nodes,
-            cutter,
+            worker,
             observer,
             delta,
             joiner: Joiner::default(),
+            follower: None,
             large: None,
             linked: HashMap::new(),
             dirs: vec![roots],
@@ -129,7 +145,7 @@ impl<'c> Assembler<'c> {
 
     /// Takes a batch of steps whose reading is done.
     pub fn apply(&mut self, batch: Vec<Done>) -> Result<()> {
-        let batch = self.join(batch);
+        let batch = self.join(batch)?;
         let known = self.nodes.frames.known(chunk_ids(&batch))?;
         let (files, progress) = (self.files_seen(), self.progress);
         for done in batch {
@@ -137,6 +153,8 @@ impl<'c> Assembler<'c> {
                 Done::Step(step) => self.step(step)?,
                 Done::File(file) => self.file(*file, &known)?,
                 Done::Piece(piece) => self.piece(piece, &known)?,
+                Done::Keep(range) => self.keep(range)?,
+                Done::InVain(len) => self.read_in_vain(len),
             }
         }
         self.observer
@@ -150,23 +168,32 @@ impl<'c> Assembler<'c> {
     }
 
     /// Makes the cuts between the pieces of large files certain.
-    fn join(&mut self, batch: Vec<Done>) -> Vec<Done> {
+    fn join(&mut self, batch: Vec<Done>) -> Result<Vec<Done>> {
+        let (joiner, cutter) = (&mut self.joiner, &self.worker.cutter);
         let mut joined = Vec::with_capacity(batch.len() + 1);
-        for mut done in batch {
-            match &mut done {
-                Done::Piece(PieceRead { piece: Ok(piece), offset, .. }) => {
-                    *piece = self.joiner.join(&self.cutter, std::mem::take(piece), *offset);
+        for done in batch {
+            match (done, &mut self.follower) {
+                (Done::Piece(read), None) => joined.push(join(cutter, joiner, read)),
+                (Done::Piece(read), Some(follower)) => follower.piece(read, joiner, &mut joined)?,
+                (Done::Step(Step::Region(region)), Some(follower)) => {
+                    follower.region(&region, joiner, &mut joined)?;
                 }
-                Done::Piece(_) => self.joiner = Joiner::default(),
-                Done::Step(Step::End(_)) => {
-                    let piece = Ok(std::mem::take(&mut self.joiner).finish(&self.cutter));
+                (Done::Step(Step::Follow(basis)), follower) => {
+                    *follower = Some(Follower::new(self.catalog, self.worker, Arc::clone(&basis)));
+                    joined.push(Done::Step(Step::Follow(basis)));
+                }
+                (Done::Step(Step::End(end)), follower) => {
+                    if let Some(mut follower) = follower.take() {
+                        follower.end(joiner, &mut joined)?;
+                    }
+                    let piece = Ok(std::mem::take(joiner).finish(cutter));
                     joined.push(Done::Piece(PieceRead { offset: 0, piece, unreadable: Vec::new() }));
+                    joined.push(Done::Step(Step::End(end)));
                 }
-                _ => {}
+                (done, _) => joined.push(done),
             }
-            joined.push(done);
         }
-        joined
+        Ok(joined)
     }
 
     fn step(&mut self, step: Step) -> Result<()> {
@@ -195,7 +222,17 @@ impl<'c> Assembler<'c> {
                     _ => Stream::Volumes,
                 };
                 let content = self.content(stream, earlier.as_deref());
-                self.large = Some(Large { place, entry, change, content, failed: None });
+                self.large =
+                    Some(Large { place, entry, change, content, failed: None, before: None, info: None });
+                Ok(())
+            }
+            Step::Volume(info) => {
+                self.result.stats.bytes_read += info.bytes_spot_checked;
+                self.large()?.info = Some(info);
+                Ok(())
+            }
+            Step::Follow(basis) => {
+                self.large()?.before = Some(MapParts::of(self.catalog, &basis.map));
                 Ok(())
             }
             Step::End(end) => self.end(end),
@@ -208,7 +245,7 @@ impl<'c> Assembler<'c> {
                 self.result.stats.bytes_files_deleted += bytes;
                 Ok(())
             }
-            Step::Read(_) | Step::Piece(_) => Err(Error::Internal("a step was not read")),
+            Step::Read(_) | Step::Piece(_) | Step::Region(_) => Err(Error::Internal("a step was not read")),
         }
     }
 
@@ -257,7 +294,13 @@ impl<'c> Assembler<'c> {
             self.unreadable(&large.place, offset, len);
         }
         match read.piece {
-            Ok(piece) if large.failed.is_none() => self.chunks(&piece, known, &mut large.content)?,
+            Ok(piece) if large.failed.is_none() => {
+                let before = self.result.stats.bytes_read;
+                self.chunks(&piece, known, &mut large.content)?;
+                if let Some(info) = &mut large.info {
+                    info.bytes_read += self.result.stats.bytes_read - before;
+                }
+            }
             Ok(_) => {}
             Err(e) => {
                 let what = format!("cannot read it at byte {}: {e}", read.offset);
@@ -268,8 +311,41 @@ impl<'c> Assembler<'c> {
         Ok(())
     }
 
+    fn large(&mut self) -> Result<&mut Large<'c>> {
+        self.large.as_mut().ok_or(Error::Internal("a volume has not begun"))
+    }
+
+    /// A range is what it was: the extents of the map before are taken over, whole nodes of them
+    /// where the new map has nothing open.
+    fn keep(&mut self, range: Range<u64>) -> Result<()> {
+        let Some(large) = self.large.as_mut().filter(|large| large.failed.is_none()) else { return Ok(()) };
+        let before = large.before.as_mut().ok_or(Error::Internal("nothing is followed"))?;
+        let store = &mut |bytes: Vec<u8>| self.nodes.store(Stream::Maps, &bytes);
+        let map = &mut large.content.map;
+        let mut at = range.start;
+        while at < range.end {
+            let level = map.level_open(store)?;
+            let part = before.next(at..range.end, level)?;
+            match part {
+                MapPart::Node(level, child) => map.push_node(level, child, store)?,
+                MapPart::Extent(extent) => map.push(extent, store)?,
+            }
+            at += part.len();
+        }
+        large.content.len += range.end - range.start;
+        self.progress += range.end - range.start;
+        Ok(())
+    }
+
+    fn read_in_vain(&mut self, len: u64) {
+        self.result.stats.bytes_read += len;
+        if let Some(info) = self.large.as_mut().and_then(|large| large.info.as_mut()) {
+            info.bytes_read += len;
+        }
+    }
+
     fn end(&mut self, end: LargeEnd) -> Result<()> {
-        let Some(Large { place, mut entry, change, content, failed }) = self.large.take() else {
+        let Some(Large { place, mut entry, change, content, failed, info, .. }) = self.large.take() else {
             return Err(Error::Internal("an end without a file"));
         };
         if let Some(what) = failed {
@@ -282,6 +358,7 @@ impl<'c> Assembler<'c> {
             Payload::Stream(_) => Payload::Stream(map),
             _ => Payload::File(map),
         };
+        self.result.volumes.extend(info.map(|info| VolumeInfo { bytes_source: entry.size(), ..*info }));
         self.remember_linked(&entry);
         if end.before.as_ref().is_some_and(changed_since) {
             self.problem(&place, "it changed while it was read".into());
@@ -290,7 +367,7 @@ impl<'c> Assembler<'c> {
     }
 
     fn content(&self, stream: Stream, earlier: Option<&Map>) -> Content<'c> {
-        let earlier = self.delta.zip(earlier).map(|(catalog, map)| Earlier::of(catalog, map));
+        let earlier = earlier.filter(|_| self.delta).map(|map| Earlier::of(self.catalog, map));
         Content { stream, map: map::Builder::default(), len: 0, earlier }
     }
 

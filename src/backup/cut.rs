@@ -9,7 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffer;
-use crate::chunker::{Chunker, stretches};
+use crate::chunker::{Chunker, Stretch, stretches};
+use crate::format::BLOCK;
 use crate::id::{ChunkId, Key};
 
 /// A part of a piece, in order.
@@ -47,6 +48,22 @@ pub struct Piece {
     pub parts: Vec<Part>,
 }
 
+impl Part {
+    /// Its length in bytes; that of an open part is not known.
+    pub fn len(&self) -> u64 {
+        match *self {
+            Part::Chunk { len, .. } => len as u64,
+            Part::Zero(len) | Part::Hole(len) => len,
+            Part::Open { .. } => 0,
+        }
+    }
+
+    /// Whether it stands for no bytes, as far as that is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl Piece {
     /// A piece that is not allocated.
     pub fn hole(len: u64) -> Self {
@@ -56,6 +73,20 @@ impl Piece {
     /// Parts of a shared buffer.
     pub fn new(body: Arc<Buffer>, parts: Vec<Part>) -> Self {
         Self { head: Vec::new(), body, parts }
+    }
+
+    /// The length of a piece that was not joined yet.
+    pub fn len(&self) -> u64 {
+        let open = match self.parts.last() {
+            Some(&Part::Open { start }) => self.body.len() - start,
+            _ => 0,
+        };
+        self.parts.iter().map(Part::len).sum::<u64>() + open as u64
+    }
+
+    /// Whether it stands for no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// A chunk's bytes. Positions count over head, then body; no chunk lies in both.
@@ -77,8 +108,9 @@ pub struct Cutter<'c> {
 }
 
 impl Cutter<'_> {
-    /// Cuts a buffer that begins at a multiple of the block in the file. With `more_follows`, the
-    /// data at its end may go on behind it.
+    /// Cuts a buffer that lies at `offset` in the file. With `more_follows`, the data at its end may
+    /// go on behind it. A buffer that begins within a block, or ends within one and is not the
+    /// file's end, has to do so amid a run of data.
     pub fn cut(&self, body: Buffer, offset: u64, more_follows: bool) -> Piece {
         let mut parts = Vec::new();
         self.cut_range(&body, 0..body.len(), offset, more_follows, &mut parts);
@@ -114,7 +146,7 @@ impl Cutter<'_> {
     ) {
         let bytes = &body[range.clone()];
         let mut at = 0;
-        for stretch in stretches(bytes) {
+        for stretch in stretches_at(bytes, offset, more_follows) {
             if stretch.zero {
                 parts.push(Part::Zero((stretch.end - at) as u64));
                 at = stretch.end;
@@ -134,6 +166,28 @@ impl Cutter<'_> {
             }
         }
     }
+}
+
+/// Stretches of a buffer that may begin and end within blocks, which are data then.
+fn stretches_at(bytes: &[u8], offset: u64, more_follows: bool) -> Vec<Stretch> {
+    let block = BLOCK as usize;
+    let head = (offset.next_multiple_of(BLOCK) - offset).min(bytes.len() as u64) as usize;
+    let tail = if more_follows { (bytes.len() - head) % block } else { 0 };
+    if head + tail == 0 {
+        return stretches(bytes);
+    }
+    let middle = stretches(&bytes[head..bytes.len() - tail]);
+    let middle = middle.into_iter().map(|stretch| Stretch { end: stretch.end + head, ..stretch });
+    let mut out: Vec<Stretch> = Vec::new();
+    let head = (head > 0).then_some(Stretch { end: head, zero: false });
+    let tail = (tail > 0).then_some(Stretch { end: bytes.len(), zero: false });
+    for stretch in head.into_iter().chain(middle).chain(tail) {
+        match out.last_mut() {
+            Some(last) if last.zero == stretch.zero => last.end = stretch.end,
+            _ => out.push(stretch),
+        }
+    }
+    out
 }
 
 /// Joins the pieces of one file, handed in in order.

@@ -13,15 +13,19 @@ mod assemble;
 mod buffers;
 pub mod cut;
 mod earlier;
+mod follow;
 mod frames;
 mod pipeline;
 mod read;
 mod scan;
+mod spot;
 mod step;
 mod stream;
+mod update;
+mod volume;
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
@@ -31,19 +35,24 @@ use jiff::Timestamp;
 use crate::error::{Error, IoContext, Result};
 use crate::format::bad::Slots;
 use crate::format::config::Tier;
-use crate::format::snapshot::{Snapshot, Stats, TreeRef};
+use crate::format::snapshot::{PROBLEMS_MAX, Snapshot, Stats, TreeRef, VolumeInfo};
 use crate::format::tree::Entry;
 use crate::id::SnapshotId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::Entries;
+use crate::repo::nodes::find_root;
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::source::exclude::{ExcludeOptions, Excludes};
 use crate::source::extents::device_len;
 use crate::text::escape;
 
+#[cfg(test)]
+mod tests;
+
 pub use scan::ScanOptions;
+pub use spot::Share;
+pub use volume::{Known, Volume};
 
 /// What is backed up.
 #[derive(Debug, Clone)]
@@ -54,6 +63,8 @@ pub enum Source {
     Stdin(Vec<u8>),
     /// What a command prints, under a name.
     Command(Vec<u8>, Vec<std::ffi::OsString>),
+    /// A block device or file of which something is known.
+    Volume(Box<Volume>),
 }
 
 /// How to back up.
@@ -92,6 +103,8 @@ pub struct Outcome {
     pub id: Option<SnapshotId>,
     /// What was counted.
     pub stats: Stats,
+    /// How volumes were read of which something was known.
+    pub volumes: Vec<VolumeInfo>,
     /// Paths that are left out because they could not be read.
     pub missing: Vec<String>,
     /// Exclude patterns that matched nothing.
@@ -102,9 +115,20 @@ pub struct Outcome {
 struct RootPlan {
     name: Vec<u8>,
     source: Source,
-    before: Option<Entry>,
-    /// Whether what the parent snapshot needs may be gone.
+    parent: Option<Parent>,
+}
+
+/// What the parent snapshot says of a root.
+struct Parent {
+    entry: Entry,
+    /// Whether what it needs may be gone.
     suspect: bool,
+    /// How the volume was read.
+    volume: Option<VolumeInfo>,
+    /// What is zeros there because it could not be read: offset and length, …
+    unreadable: Vec<(u64, u64)>,
+    /// … if all of that is listed.
+    problems_all_listed: bool,
 }
 
 /// Backs up.
@@ -118,11 +142,20 @@ pub fn run(
     let started = Instant::now();
     let snapshots = repo.snapshots()?;
     warn_about_future(&snapshots, options, observer);
-    let roots = plan_roots(catalog, options, &snapshots, observer)?;
+    let mut roots = plan_roots(catalog, options, &snapshots, observer)?;
     let paths: Vec<PathBuf> = roots.iter().filter_map(RootPlan::path).collect();
     let excludes = Excludes::new(&options.excludes, &paths)?;
     observer.event(Event::Phase { name: "backing up", bytes: expected_bytes(&roots) });
-    let finished = pipeline::run(repo, catalog, options, &excludes, roots, observer, stop)?;
+    let mut finished = pipeline::run(repo, catalog, options, &excludes, &roots, observer, stop);
+    if let Err(e) = &finished
+        && e.is_damage()
+        && forget_what_is_known(&mut roots)
+    {
+        // What it was may be what is damaged; what was read so far is found again.
+        observer.event(Event::Notice(format!("{e}: volumes are read whole")));
+        finished = pipeline::run(repo, catalog, options, &excludes, &roots, observer, stop);
+    }
+    let finished = finished?;
 
     let assembled = finished.assembled;
     let mut stats = assembled.stats;
@@ -146,6 +179,7 @@ pub fn run(
         stats: stats.clone(),
         missing: assembled.missing.clone(),
         unreadable: assembled.unreadable,
+        volumes: assembled.volumes,
     };
     let id = match options.dry_run {
         true => None,
@@ -157,16 +191,38 @@ pub fn run(
             Some(repo.publish_snapshot(&snapshot)?)
         }
     };
-    Ok(Outcome { id, stats, missing: assembled.missing, unused_patterns: excludes.unused() })
+    Ok(Outcome {
+        id,
+        stats,
+        volumes: snapshot.volumes,
+        missing: assembled.missing,
+        unused_patterns: excludes.unused(),
+    })
 }
 
 impl RootPlan {
     fn path(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Path(path) => Some(path.clone()),
+            Source::Volume(volume) => Some(volume.path.clone()),
             _ => None,
         }
     }
+}
+
+/// Has all volumes read whole; false if they would be anyway.
+fn forget_what_is_known(roots: &mut [RootPlan]) -> bool {
+    let mut is_less = false;
+    for root in roots {
+        if let Source::Volume(volume) = &mut root.source
+            && volume.known.since().is_some()
+        {
+            let reason = Some("the parent snapshot is damaged".into());
+            volume.known = Known::Full { layout: None, reason };
+            is_less = true;
+        }
+    }
+    is_less
 }
 
 /// The sources in the order of the tree of roots, each with what its parent snapshot has.
@@ -184,20 +240,26 @@ fn plan_roots(
                 (path.as_os_str().as_bytes().to_vec(), Source::Path(path))
             }
             Source::Stdin(name) | Source::Command(name, _) => (name.clone(), source.clone()),
+            Source::Volume(volume) => {
+                let name = match &volume.name {
+                    Some(name) => name.clone(),
+                    None => absolute(&volume.path)?.into_os_string().into_vec(),
+                };
+                (name, source.clone())
+            }
         };
         roots.insert(name, source);
     }
     let mut planned = Vec::with_capacity(roots.len());
     for (name, source) in roots {
-        let before = match parent_entry(catalog, options, snapshots, &name) {
+        let parent = match parent(catalog, options, snapshots, &name, &source) {
             Err(e) if e.is_damage() => {
                 observer.event(Event::Notice(format!("the parent snapshot cannot be used: {e}")));
                 None
             }
             other => other?,
         };
-        let (before, suspect) = before.map_or((None, false), |(entry, suspect)| (Some(entry), suspect));
-        planned.push(RootPlan { name, source, before, suspect });
+        planned.push(RootPlan { name, source, parent });
     }
     Ok(planned)
 }
@@ -212,39 +274,57 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(absolute.components().collect())
 }
 
-/// The root's entry in the newest snapshot of the same host and label that has it, and whether
-/// that is suspect.
-fn parent_entry(
+/// What the newest snapshot of the same host and label that has the root says of it; or the
+/// snapshot that a source's changes are known since.
+fn parent(
     catalog: &Catalog,
     options: &BackupOptions,
     snapshots: &Snapshots,
     name: &[u8],
-) -> Result<Option<(Entry, bool)>> {
+    source: &Source,
+) -> Result<Option<Parent>> {
     let path = escape(name);
-    let parent = snapshots.listed.iter().rev().find(|Listed { snapshot, .. }| {
+    let has_root = |Listed { snapshot, .. }: &&Listed| {
         snapshot.host == options.host
             && snapshot.label == options.label
             && snapshot.roots.iter().any(|root| root.path == path)
-    });
-    let Some(parent) = parent else { return Ok(None) };
-    let root = parent.snapshot.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
-    for entry in Entries::of_roots(catalog, root) {
-        let entry = entry?;
-        if entry.name == name {
-            return Ok(Some((entry, catalog.is_suspect(&parent.id)?)));
+    };
+    let made_against = if let Source::Volume(volume) = source { volume.known.since() } else { None };
+    let parent = match made_against {
+        Some(id) => {
+            let parent = snapshots.listed.iter().find(|listed| listed.id == id).filter(has_root);
+            Some(parent.ok_or_else(|| {
+                Error::Refused(format!(
+                    "snapshot {} has no {path} of host {}, label {}: the list of changes was made against another one",
+                    id.short(),
+                    options.host,
+                    options.label
+                ))
+            })?)
         }
-    }
-    Ok(None)
+        None => snapshots.listed.iter().rev().find(has_root),
+    };
+    let Some(Listed { id, snapshot }) = parent else { return Ok(None) };
+    let root = snapshot.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
+    let Some(entry) = find_root(catalog, root, name)? else { return Ok(None) };
+    let unreadable = snapshot.unreadable.iter().filter(|range| range.path == path);
+    Ok(Some(Parent {
+        entry,
+        suspect: catalog.is_suspect(id)?,
+        volume: snapshot.volumes.iter().find(|volume| volume.path == path).cloned(),
+        unreadable: unreadable.map(|range| (range.offset, range.len)).collect(),
+        problems_all_listed: snapshot.unreadable.len() < PROBLEMS_MAX,
+    }))
 }
 
 /// About how much there is to go through, as far as that is known: files and devices have a
 /// length, directories are probably as large as they were.
 fn expected_bytes(roots: &[RootPlan]) -> Option<u64> {
-    let of_root = |root: &RootPlan| match (&root.source, &root.before) {
-        (Source::Path(path), _) if has_length(path) => {
+    let of_root = |root: &RootPlan| match (root.path(), &root.parent) {
+        (Some(path), _) if has_length(&path) => {
             std::fs::File::open(path).ok().and_then(|file| device_len(&file).ok())
         }
-        (_, Some(before)) => Some(before.dir().map_or(before.size(), |dir| dir.bytes)),
+        (_, Some(Parent { entry, .. })) => Some(entry.dir().map_or(entry.size(), |dir| dir.bytes)),
         (_, None) => None,
     };
     roots.iter().map(of_root).sum()

@@ -58,7 +58,7 @@ pub fn run(
     catalog: &Catalog,
     options: &BackupOptions,
     excludes: &Excludes,
-    roots: Vec<RootPlan>,
+    roots: &[RootPlan],
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<Finished> {
@@ -82,7 +82,7 @@ pub fn run(
 
     thread::scope(|scope| {
         let worker = Worker { buffers: Arc::default(), cutter, owners: &owners };
-        let readers = vec![worker; READERS_MIN.max(2 * processors)];
+        let readers = vec![worker.clone(); READERS_MIN.max(2 * processors)];
         let readers = readers.into_iter().map(|worker| move |steps| worker.work(steps)).collect();
         let (steps, done) = ordered(scope, readers, READ_WINDOW);
         let (frames, encoded) = ordered(scope, encoders, ENCODE_WINDOW);
@@ -92,7 +92,7 @@ pub fn run(
             true => packs.count_all(encoded),
             false => packs.write_all(encoded, publish),
         });
-        let scan = Scan::new(options.scan, catalog, &owners, observer, stop, steps);
+        let scan = Scan::new(options.scan, catalog, cutter, &owners, observer, stop, steps);
         let scanner = thread::Builder::new()
             .name("scan".into())
             .stack_size(SCAN_STACK)
@@ -102,8 +102,7 @@ pub fn run(
             })
             .map_err(|_| Error::Internal("no thread can be started"))?;
         let frames = Frames::new(catalog, config.sizes, frames, reusable, published);
-        let delta = options.delta.then_some(catalog);
-        let assembler = Assembler::new(frames, repo.keys(), cutter, delta, observer);
+        let assembler = Assembler::new(catalog, frames, repo.keys(), &worker, options.delta, observer);
         let assembled = assemble(assembler, done, || {
             scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
         });
@@ -162,12 +161,12 @@ fn assemble(
 fn scan_all<'scope, 'f: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     mut scan: Scan,
-    roots: &'f [(RootPlan, Option<SourceExcludes<'f>>)],
+    roots: &'f [(&'f RootPlan, Option<SourceExcludes<'f>>)],
     owners: &Owners,
 ) -> Result<()> {
     for (root, filter) in roots {
-        let before = root.before.clone();
-        scan.begin_root(root.suspect);
+        let before = root.parent.as_ref().map(|parent| parent.entry.clone());
+        scan.begin_root(root.parent.as_ref().is_some_and(|parent| parent.suspect));
         match (&root.source, filter) {
             (Source::Path(path), Some(filter)) => {
                 let name = root.name.clone();
@@ -180,6 +179,7 @@ fn scan_all<'scope, 'f: 'scope>(
                     Err(e) => scan.missing(Place::root(path), std::io::Error::from(e).to_string())?,
                 }
             }
+            (Source::Volume(volume), _) => scan.volume(root.name.clone(), volume, root.parent.as_ref())?,
             (source, _) => {
                 let Some(mut stream) = Stream::open(source, scan.stop())? else { continue };
                 scan.stream(stream::entry(&root.name, owners), &mut stream, before.as_ref())?;

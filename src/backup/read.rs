@@ -87,7 +87,8 @@ impl Worker<'_> {
         Ok(self.cutter.cut_spans(buffer, begin, &spans, len))
     }
 
-    fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
+    /// Reads and cuts a stretch.
+    pub fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
         let PieceToRead { source, offset, more_follows, zero_errors } = wanted;
         let mut unreadable = Vec::new();
         let piece = match source {

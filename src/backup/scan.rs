@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
 
-use super::read::{open, same};
+use super::cut::Cutter;
+use super::read::{is_sparse, open, same};
 use super::step::{
     Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
 };
@@ -28,6 +29,8 @@ use crate::source::path_of;
 use crate::source::walk::{DirHandle, LeftOut, Listed, Listing, Walker};
 
 use super::step::Done;
+
+mod volume;
 
 /// Steps that are handed over together, …
 const BATCH_STEPS: usize = 256;
@@ -51,6 +54,7 @@ pub struct ScanOptions {
 pub struct Scan<'a> {
     options: ScanOptions,
     catalog: &'a Catalog,
+    cutter: Cutter<'a>,
     owners: &'a Owners,
     observer: &'a dyn Observer,
     stop: &'a Stop,
@@ -74,6 +78,7 @@ impl<'a> Scan<'a> {
     pub fn new(
         options: ScanOptions,
         catalog: &'a Catalog,
+        cutter: Cutter<'a>,
         owners: &'a Owners,
         observer: &'a dyn Observer,
         stop: &'a Stop,
@@ -82,6 +87,7 @@ impl<'a> Scan<'a> {
         Self {
             options,
             catalog,
+            cutter,
             owners,
             observer,
             stop,
@@ -400,7 +406,8 @@ impl<'a> Scan<'a> {
         let entry = metadata::entry(name, &stat, self.owners, xattrs, Payload::File(Map::default()));
         self.begin(place, entry, before)?;
         let file = Arc::new(file);
-        self.pieces(&file, stat.st_size as u64, is_sparse(&stat))?;
+        let spans = Spans::new(&file, stat.st_size as u64, is_sparse(&stat));
+        self.pieces(&file, spans, false)?;
         self.send(Step::End(LargeEnd { before: Some((file, stat)) }))
     }
 
@@ -413,7 +420,8 @@ impl<'a> Scan<'a> {
         let payload = Payload::Volume(Map::default());
         let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
         self.begin(place, entry, before)?;
-        self.pieces(&Arc::new(file), len, false)?;
+        let file = Arc::new(file);
+        self.pieces(&file, Spans::new(&file, len, false), false)?;
         self.send(Step::End(LargeEnd { before: None }))
     }
 
@@ -422,27 +430,39 @@ impl<'a> Scan<'a> {
         self.send(Step::Begin(place, entry, change_of(before), earlier))
     }
 
-    fn pieces(&mut self, file: &Arc<File>, len: u64, look_for_holes: bool) -> Result<()> {
-        for span in Spans::new(file, len, look_for_holes) {
+    /// All pieces of some spans; `more_follows` if they end amid data.
+    fn pieces(
+        &mut self,
+        file: &Arc<File>,
+        spans: impl Iterator<Item = Span>,
+        more_follows: bool,
+    ) -> Result<()> {
+        let mut spans = spans.peekable();
+        while let Some(span) = spans.next() {
             match span {
                 Span::Hole(range) => {
                     let source = PieceSource::Hole(range.end - range.start);
                     let (offset, zero_errors) = (range.start, false);
                     self.send(Step::Piece(PieceToRead { source, offset, more_follows: false, zero_errors }))?;
                 }
-                Span::Data(range) => self.data_pieces(file, range)?,
+                Span::Data(range) => self.data_pieces(file, range, more_follows && spans.peek().is_none())?,
             }
         }
         Ok(())
     }
 
-    fn data_pieces(&mut self, file: &Arc<File>, range: std::ops::Range<u64>) -> Result<()> {
+    fn data_pieces(
+        &mut self,
+        file: &Arc<File>,
+        range: std::ops::Range<u64>,
+        more_follows: bool,
+    ) -> Result<()> {
         let mut offset = range.start;
         while offset < range.end {
             // Pieces end at multiples of their length, so that a device sees aligned reads.
             let end = (offset / PIECE_LEN * PIECE_LEN + PIECE_LEN).min(range.end);
             let source = PieceSource::File { file: Arc::clone(file), len: end - offset };
-            let (more_follows, zero_errors) = (end < range.end, self.options.zero_errors);
+            let (more_follows, zero_errors) = (more_follows || end < range.end, self.options.zero_errors);
             self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors }))?;
             offset = end;
         }

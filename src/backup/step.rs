@@ -1,6 +1,7 @@
 //! What goes through the pipeline: the scan's steps, and what reading makes of them.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use std::sync::Arc;
 use rustix::fs::Stat;
 
 use super::cut::Piece;
+use super::update::{Basis, Region};
 use crate::format::map::Map;
+use crate::format::snapshot::VolumeInfo;
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::source::path_of;
@@ -129,6 +132,12 @@ pub enum Step {
     Again(Place, Entry, Change),
     /// A large file, volume or stream begins; what the parent has as its content.
     Begin(Place, Entry, Change, Option<Box<Map>>),
+    /// What was known of the volume that has begun, and how it is read.
+    Volume(Box<VolumeInfo>),
+    /// Between the regions to come, the volume that has begun is what it was.
+    Follow(Arc<Basis>),
+    /// The pieces to come are of this region.
+    Region(Region),
     /// A stretch of it.
     Piece(PieceToRead),
     /// It ends.
@@ -183,4 +192,8 @@ pub enum Done {
     File(Box<FileRead>),
     /// A piece was read.
     Piece(PieceRead),
+    /// A range of the volume is what it was.
+    Keep(Range<u64>),
+    /// So many bytes were read to see that they are what they were.
+    InVain(u64),
 }

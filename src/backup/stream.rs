@@ -31,7 +31,7 @@ impl<'s> Stream<'s> {
     /// Starts the command, if the source is one; `None` if it is no stream.
     pub fn open(source: &Source, stop: &'s Stop) -> Result<Option<Self>> {
         match source {
-            Source::Path(_) => Ok(None),
+            Source::Path(_) | Source::Volume(_) => Ok(None),
             Source::Stdin(_) => {
                 let stdin = io::stdin().as_fd().try_clone_to_owned().at("read", "standard input")?;
                 Ok(Some(Self { bytes: stdin.into(), child: None, stop }))

@@ -1,9 +1,11 @@
 //! `varv backup`.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use jiff::Zoned;
@@ -14,12 +16,14 @@ use super::global::Global;
 use super::init::InitOptions;
 use super::signals::STOP;
 use super::{Outcome, clock, output};
-use crate::backup::{self, BackupOptions, ScanOptions, Source};
-use crate::error::{Error, Result};
+use crate::backup::{self, BackupOptions, Known, ScanOptions, Share, Source, Volume};
+use crate::error::{Error, IoContext, Result};
 use crate::format::config::Tier;
-use crate::format::snapshot::Stats;
-use crate::repo::{Intent, layout};
+use crate::format::snapshot::{Method, Stats, VolumeInfo};
+use crate::repo::{Intent, Repo, layout};
+use crate::source::change_list::read_change_list;
 use crate::source::exclude::ExcludeOptions;
+use crate::source::extents::device_len;
 use crate::source::walk::raise_file_limit;
 use crate::text::{format_size, parse_size};
 
@@ -91,6 +95,17 @@ pub struct Backup {
     /// What to do with ranges of volumes that cannot be read
     #[arg(long, value_enum, default_value = "fail")]
     read_errors: ReadErrors,
+    /// What of the one SOURCE may have changed since --made-against: from thin_delta, ddrescue,
+    /// rbd diff, qemu-img map, nbdinfo, or lines of offset and length
+    #[arg(long, value_name = "FILE", requires = "made_against")]
+    change_list: Option<PathBuf>,
+    /// The snapshot since which the change list tells of changes
+    #[arg(long, value_name = "SNAPSHOT", requires = "change_list")]
+    made_against: Option<String>,
+    /// How much of what is said to be unchanged is read and compared, in percent of the volume; by
+    /// default 0.1, but at least 4 MiB and at most 256 MiB
+    #[arg(long, value_name = "PCT", value_parser = percent)]
+    spot_check: Option<f64>,
     /// Back up standard input under this name
     #[arg(long, value_name = "NAME", conflicts_with = "from_command")]
     stdin: Option<OsString>,
@@ -112,6 +127,7 @@ impl Backup {
         }
         let repo = global.open(Intent::Add)?;
         let observer = global.observer();
+        let sources = self.with_change_list(sources, &repo)?;
         let catalog = repo.catalog(&observer, &STOP)?;
         let options = self.options(sources, global)?;
         let outcome = backup::run(&repo, &catalog, &options, &observer, &STOP)?;
@@ -143,6 +159,29 @@ impl Backup {
             ));
         }
         Ok(sources)
+    }
+
+    /// The one source with what is known of it, if a list was given.
+    fn with_change_list(&self, sources: Vec<Source>, repo: &Repo) -> Result<Vec<Source>> {
+        let (Some(list), Some(snapshot)) = (&self.change_list, &self.made_against) else {
+            return Ok(sources);
+        };
+        let [Source::Path(path)] = sources.as_slice() else {
+            return Err(Error::Refused(
+                "--change-list is of one block device or file: name just that".into(),
+            ));
+        };
+        let len = length_of(path)?;
+        let changes = read_change_list(list, len)?;
+        let snapshot = repo.snapshots()?.by_prefix(snapshot)?.id;
+        let volume = Volume {
+            name: None,
+            path: backup::absolute(path)?,
+            known: Known::Since { snapshot, changes, method: Method::List },
+            spot_check: self.spot_check.map_or(Share::Default, Share::Percent),
+            lvm: None,
+        };
+        Ok(vec![Source::Volume(Box::new(volume))])
     }
 
     fn make_if_missing(&self, global: &Global) -> Result<()> {
@@ -186,6 +225,27 @@ impl Backup {
     }
 }
 
+/// Of a device or file; anything else has no length.
+fn length_of(path: &Path) -> Result<u64> {
+    let kind = path.metadata().at("look at", path)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(Error::Refused(format!(
+            "{} is neither a block device nor a file: there is no change list for it",
+            path.display()
+        )));
+    }
+    let file = File::open(path).at("open", path)?;
+    device_len(&file).at("find the length of", path)
+}
+
+/// A share in percent.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .ok_or_else(|| format!("'{text}' is no share: give a number from 0 to 100"))
+}
+
 fn tier(text: &str) -> Result<Tier, String> {
     Tier::from_name(text)
         .ok_or_else(|| format!("there is no tier '{text}': choose hot, warm, cold, archive or store"))
@@ -220,12 +280,46 @@ struct Report<'a> {
     #[serde(flatten)]
     stats: &'a Stats,
     missing: &'a [String],
+    volumes: Vec<VolumeReport<'a>>,
+}
+
+/// How a volume was read of which something was known.
+#[derive(Serialize)]
+struct VolumeReport<'a> {
+    volume: &'a str,
+    bytes_source: u64,
+    bytes_read: u64,
+    bytes_changed: u64,
+    bytes_stored: u64,
+    bytes_spot_checked: u64,
+    method: Method,
+    fallback_reason: Option<&'a str>,
+}
+
+impl<'a> From<&'a VolumeInfo> for VolumeReport<'a> {
+    fn from(info: &'a VolumeInfo) -> Self {
+        Self {
+            volume: &info.path,
+            bytes_source: info.bytes_source,
+            bytes_read: info.bytes_read,
+            bytes_changed: info.bytes_changed,
+            bytes_stored: info.bytes_stored,
+            bytes_spot_checked: info.bytes_spot_checked,
+            method: info.method,
+            fallback_reason: info.fallback_reason.as_deref(),
+        }
+    }
 }
 
 fn report(outcome: &backup::Outcome, global: &Global) {
     if global.json {
         let snapshot = outcome.id.map(|id| id.to_string());
-        output::json(&Report { snapshot, stats: &outcome.stats, missing: &outcome.missing });
+        output::json(&Report {
+            snapshot,
+            stats: &outcome.stats,
+            missing: &outcome.missing,
+            volumes: outcome.volumes.iter().map(VolumeReport::from).collect(),
+        });
         return;
     }
     if !global.quiet {
@@ -256,6 +350,9 @@ fn summary(outcome: &backup::Outcome) {
         size(stats.bytes_stored),
         size(stats.bytes_metadata)
     ));
+    for volume in &outcome.volumes {
+        output::line(&volume_line(volume));
+    }
     let rate = stats.bytes_read as f64 / stats.seconds.max(0.001);
     let time = format!("time       {:.1} s, {}/s", stats.seconds, size(rate as u64));
     output::line(&time);
@@ -266,4 +363,24 @@ fn summary(outcome: &backup::Outcome) {
         Some(id) => output::line(&format!("snapshot   {}", id.short())),
         None => output::line("snapshot   none: this was a dry run"),
     }
+}
+
+/// A night of a volume in one line.
+fn volume_line(info: &VolumeInfo) -> String {
+    let how = match (info.method, &info.fallback_reason) {
+        (Method::Full, None) => "all of it".to_string(),
+        (Method::Full, Some(reason)) => format!("all of it, since {reason}"),
+        (method, _) => format!(
+            "by {}: {} may have changed, {} checked",
+            method.name(),
+            format_size(info.bytes_changed),
+            format_size(info.bytes_spot_checked)
+        ),
+    };
+    format!(
+        "volume     {}: {} of {} read, {how}",
+        info.path,
+        format_size(info.bytes_read),
+        format_size(info.bytes_source)
+    )
 }

@@ -43,6 +43,95 @@ pub struct Snapshot {
     pub missing: Vec<String>,
     /// Ranges of volumes that could not be read and were stored as zeros.
     pub unreadable: Vec<UnreadableRange>,
+    /// Volumes of which something was known before they were read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeInfo>,
+}
+
+/// How a volume was read, and what the next run needs to read less of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeInfo {
+    /// The root's path, escaped.
+    pub path: String,
+    /// How it was known what has changed.
+    pub method: Method,
+    /// Why all of it was read although something was known.
+    pub fallback_reason: Option<String>,
+    /// Its length.
+    pub bytes_source: u64,
+    /// Bytes that were read, those of spot checks among them.
+    pub bytes_read: u64,
+    /// Bytes that may have changed, as far as was known.
+    pub bytes_changed: u64,
+    /// What its new chunks take in packs.
+    pub bytes_stored: u64,
+    /// Bytes that were said to be unchanged, and were read and compared.
+    pub bytes_spot_checked: u64,
+    /// Where the next run's spot checks go on.
+    pub spot_check: Option<SpotCheck>,
+    /// The logical volume, if it is one.
+    pub lvm: Option<LogicalVolume>,
+}
+
+/// How it was known what has changed in a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// It was not: all of it was read, but for what is known not to be allocated.
+    #[default]
+    Full,
+    /// By the mappings of a thin pool.
+    Thin,
+    /// By the exceptions of a classic snapshot.
+    Cow,
+    /// By a list.
+    List,
+}
+
+impl Method {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Full => "full",
+            Method::Thin => "thin",
+            Method::Cow => "cow",
+            Method::List => "list",
+        }
+    }
+}
+
+/// The order in which a volume's ranges are spot-checked: number `next`, then each time `step`
+/// further, modulo their number, which has no divisor in common with `step`. So every range has
+/// its turn before any has a second one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpotCheck {
+    /// Length of a range.
+    pub unit: u64,
+    /// From one range to the next in the order.
+    pub step: u64,
+    /// The first range of the next run.
+    pub next: u64,
+}
+
+/// What is needed to know a logical volume again, and to make it anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogicalVolume {
+    /// LVM's name for it, which stays when it is renamed.
+    pub uuid: String,
+    /// The snapshot that was read: LVM's name for it.
+    pub snapshot_uuid: String,
+    /// `linear`, `thin`, …
+    pub segtype: String,
+    /// The pool of a thin volume; empty otherwise.
+    pub pool: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// When the snapshot was taken, in milliseconds after the first one of the run.
+    pub taken_after_ms: u64,
+    /// What `vgcfgbackup` wrote of its volume group.
+    pub group_config: String,
 }
 
 /// A root as listed.

@@ -36,6 +36,12 @@ impl<'f> Spans<'f> {
         Self { file, len, at: 0, knows_holes: look_for_holes }
     }
 
+    /// Of a range that begins amid data, or at a multiple of the block, and ends likewise or with
+    /// the file.
+    pub fn of_range(file: &'f File, range: Range<u64>, look_for_holes: bool) -> Self {
+        Self { file, len: range.end, at: range.start, knows_holes: look_for_holes }
+    }
+
     /// The first byte of data at or behind `from`; the file's end if there is none.
     fn data_from(&mut self, from: u64) -> u64 {
         if !self.knows_holes || from >= self.len {

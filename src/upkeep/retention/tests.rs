@@ -34,6 +34,7 @@ fn snapshot(time: Timestamp, number: usize) -> Listed {
         stats: Stats::default(),
         missing: Vec::new(),
         unreadable: Vec::new(),
+        volumes: Vec::new(),
     };
     Listed { id: SnapshotId(id), snapshot }
 }

@@ -160,6 +160,7 @@ impl<R: BufRead> Input<R> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one range is what is meant
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -200,6 +200,7 @@ impl Bits {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // one range is what is meant
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -39,6 +39,9 @@ fn only_what_changed_is_read_and_the_rest_is_there() {
         (volume["bytes_source"].as_u64(), volume["bytes_changed"].as_u64()),
         (Some(LEN as u64), Some(8192))
     );
+    let stored = volume["bytes_stored"].as_u64().unwrap();
+    let new = night["bytes_new"].as_u64().unwrap();
+    assert!(stored > 0 && stored <= new && new < 300_000, "{night}");
     let checked = volume["bytes_spot_checked"].as_u64().unwrap();
     assert!((4 << 20..5 << 20).contains(&checked), "{volume}");
     assert_eq!(volume["bytes_read"], night["bytes_read"]);

@@ -18,7 +18,7 @@ use serde_json::Value;
 use support::{Done, Varv};
 
 /// What is run, in this order, in one repository: its section in the page, the exit code, and its words, in which
-/// `$` is the folder that everything is in, and `@` the only snapshot.
+/// `$` is the folder that everything is in, `@` the newest snapshot.
 const RUNS: &[(&str, i32, &str)] = &[
     ("error", 10, "snapshots"),
     ("init", 0, "init --encryption none"),
@@ -40,6 +40,8 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("prune", 0, "prune"),
     ("check", 0, "check --read-data"),
     ("repair", 0, "repair --dry-run"),
+    ("backup", 0, "backup $/source/file"),
+    ("backup", 0, "backup --change-list $/list --made-against @ $/source/file"),
     ("index rebuild", 0, "index rebuild"),
     ("upgrade", 0, "upgrade"),
     ("dupes", 0, "dupes $/source"),
@@ -153,14 +155,17 @@ fn make_source(varv: &Varv) {
     fs::write(source.join("file"), "content").unwrap();
     fs::write(source.join("copy"), "content").unwrap();
     fs::write(source.join(OsStr::from_bytes(b"odd\xff")), "odd").unwrap();
+    fs::write(varv.path("list"), "0 1\n").unwrap();
     symlink("file", source.join("link")).unwrap();
 }
 
 fn run(varv: &Varv, code: i32, words: &str) -> Done {
     let home = varv.path("").to_str().unwrap().trim_end_matches('/').to_owned();
-    let only = || varv.snapshots()[0]["id"].as_str().unwrap().to_owned();
-    let word = |word: &str| if word == "@" { only() } else { word.replace('$', &home) };
-    let words = words.split(' ').map(word).map(OsString::from);
+    let word = |word: &str| match word {
+        "@" => varv.snapshots().pop().unwrap()["id"].as_str().unwrap().into(),
+        word => OsString::from(word.replace('$', &home)),
+    };
+    let words = words.split(' ').map(word);
     varv.ends(code, &[OsString::from("--json")].into_iter().chain(words).collect::<Vec<_>>())
 }
 

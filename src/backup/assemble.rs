@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cut::{Joiner, Part, Piece};
 use super::earlier::Earlier;
@@ -62,7 +63,21 @@ pub struct Assembled {
     /// Ranges that are zeros because they could not be read.
     pub unreadable: Vec<UnreadableRange>,
     /// How volumes were read of which something was known.
-    pub volumes: Vec<VolumeInfo>,
+    pub volumes: Vec<VolumeRead>,
+}
+
+/// How a volume was read, and what its new chunks take, which grows until all is written.
+#[derive(Debug, Default)]
+pub struct VolumeRead {
+    info: VolumeInfo,
+    stored: Arc<AtomicU64>,
+}
+
+impl VolumeRead {
+    /// All of it, once all is written.
+    pub fn counted(self) -> VolumeInfo {
+        VolumeInfo { bytes_stored: self.stored.load(Ordering::Relaxed), ..self.info }
+    }
 }
 
 struct OpenDir {
@@ -82,7 +97,7 @@ struct Large<'c> {
     failed: Option<String>,
     /// What it was, if that is followed.
     before: Option<MapParts<'c>>,
-    info: Option<Box<VolumeInfo>>,
+    volume: Option<VolumeRead>,
 }
 
 /// A file's or volume's content while its map is built.
@@ -223,12 +238,14 @@ impl<'c> Assembler<'c> {
                 };
                 let content = self.content(stream, earlier.as_deref());
                 self.large =
-                    Some(Large { place, entry, change, content, failed: None, before: None, info: None });
+                    Some(Large { place, entry, change, content, failed: None, before: None, volume: None });
                 Ok(())
             }
             Step::Volume(info) => {
                 self.result.stats.bytes_read += info.bytes_spot_checked;
-                self.large()?.info = Some(info);
+                let stored = Arc::default();
+                self.nodes.frames.count_into(Some(Arc::clone(&stored)))?;
+                self.large()?.volume = Some(VolumeRead { info: *info, stored });
                 Ok(())
             }
             Step::Follow(basis) => {
@@ -297,7 +314,7 @@ impl<'c> Assembler<'c> {
             Ok(piece) if large.failed.is_none() => {
                 let before = self.result.stats.bytes_read;
                 self.chunks(&piece, known, &mut large.content)?;
-                if let Some(info) = &mut large.info {
+                if let Some(VolumeRead { info, .. }) = &mut large.volume {
                     info.bytes_read += self.result.stats.bytes_read - before;
                 }
             }
@@ -339,15 +356,18 @@ impl<'c> Assembler<'c> {
 
     fn read_in_vain(&mut self, len: u64) {
         self.result.stats.bytes_read += len;
-        if let Some(info) = self.large.as_mut().and_then(|large| large.info.as_mut()) {
-            info.bytes_read += len;
+        if let Some(volume) = self.large.as_mut().and_then(|large| large.volume.as_mut()) {
+            volume.info.bytes_read += len;
         }
     }
 
     fn end(&mut self, end: LargeEnd) -> Result<()> {
-        let Some(Large { place, mut entry, change, content, failed, info, .. }) = self.large.take() else {
+        let Some(Large { place, mut entry, change, content, failed, volume, .. }) = self.large.take() else {
             return Err(Error::Internal("an end without a file"));
         };
+        if volume.is_some() {
+            self.nodes.frames.count_into(None)?;
+        }
         if let Some(what) = failed {
             self.missing(&place, what);
             return Ok(());
@@ -358,7 +378,10 @@ impl<'c> Assembler<'c> {
             Payload::Stream(_) => Payload::Stream(map),
             _ => Payload::File(map),
         };
-        self.result.volumes.extend(info.map(|info| VolumeInfo { bytes_source: entry.size(), ..*info }));
+        if let Some(mut volume) = volume {
+            volume.info.bytes_source = entry.size();
+            self.result.volumes.push(volume);
+        }
         self.remember_linked(&entry);
         if end.before.as_ref().is_some_and(changed_since) {
             self.problem(&place, "it changed while it was read".into());

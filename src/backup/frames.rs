@@ -1,6 +1,8 @@
 //! New chunks into frames, and which chunks are new.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel::Receiver;
 
@@ -51,12 +53,22 @@ impl Stream {
     }
 }
 
+/// A frame on its way to be compressed.
+pub struct ToEncode {
+    /// The frame.
+    pub frame: RawFrame,
+    /// Where what it takes when stored is counted, if somebody asks.
+    pub stored: Option<Arc<AtomicU64>>,
+}
+
 /// Takes new chunks, and knows those that it took.
 pub struct Frames<'c> {
     catalog: &'c Catalog,
     sizes: Sizes,
     open: [Option<RawFrame>; Stream::COUNT],
-    encode: Input<RawFrame, Result<EncodedFrame>>,
+    encode: Input<ToEncode, Result<EncodedFrame>>,
+    /// Where what open frames of data take is counted.
+    stored: Option<Arc<AtomicU64>>,
     /// Memory of frames that were encoded.
     reusable: Receiver<Vec<u8>>,
     published: Receiver<PublishedPack>,
@@ -79,7 +91,7 @@ impl<'c> Frames<'c> {
     pub fn new(
         catalog: &'c Catalog,
         sizes: Sizes,
-        encode: Input<RawFrame, Result<EncodedFrame>>,
+        encode: Input<ToEncode, Result<EncodedFrame>>,
         reusable: Receiver<Vec<u8>>,
         published: Receiver<PublishedPack>,
     ) -> Self {
@@ -88,6 +100,7 @@ impl<'c> Frames<'c> {
             sizes,
             open: Default::default(),
             encode,
+            stored: None,
             reusable,
             published,
             unindexed: Vec::new(),
@@ -153,10 +166,23 @@ impl<'c> Frames<'c> {
     }
 
     fn send(&self, frame: Option<RawFrame>) -> Result<()> {
-        match frame.is_none_or(|frame| self.encode.send(frame)) {
+        let Some(frame) = frame else { return Ok(()) };
+        let stored = self.stored.clone().filter(|_| frame.kind == Kind::Data);
+        match self.encode.send(ToEncode { frame, stored }) {
             true => Ok(()),
             false => Err(Error::Internal("packs are not written any more")),
         }
+    }
+
+    /// From here on, what frames of data take when stored is added to `stored`. Open ones are
+    /// closed, so that what they take is counted where it belongs.
+    pub fn count_into(&mut self, stored: Option<Arc<AtomicU64>>) -> Result<()> {
+        for stream in [Stream::Files, Stream::Volumes, Stream::Changes] {
+            let open = self.open[stream as usize].take();
+            self.send(open)?;
+        }
+        self.stored = stored;
+        Ok(())
     }
 
     /// Puts packs that were published meanwhile into the index, once there are enough.

@@ -179,7 +179,7 @@ pub fn run(
         stats: stats.clone(),
         missing: assembled.missing.clone(),
         unreadable: assembled.unreadable,
-        volumes: assembled.volumes,
+        volumes: finished.volumes,
     };
     let id = match options.dry_run {
         true => None,

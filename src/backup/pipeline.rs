@@ -1,15 +1,16 @@
 //! The threads of a backup, and how their errors come home.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope};
 
 use crossbeam_channel::{Sender, unbounded};
 use rustix::fs::{FileType, stat};
 
-use super::assemble::{Assembled, Assembler};
+use super::assemble::{Assembled, Assembler, VolumeRead};
 use super::cut::Cutter;
-use super::frames::Frames;
+use super::frames::{Frames, ToEncode};
 use super::read::Worker;
 use super::scan::Scan;
 use super::step::{Done, Place};
@@ -19,13 +20,14 @@ use crate::chunker::{Chunker, Params};
 use crate::error::{Error, Result};
 use crate::format::hashtree::Root;
 use crate::format::pack::Kind;
+use crate::format::snapshot::VolumeInfo;
 use crate::id::ChunkId;
 use crate::observe::{Observer, Stop};
 use crate::ordered::{Output, ordered};
 use crate::repo::Repo;
 use crate::repo::catalog::{Catalog, lock};
 use crate::repo::delta::DeltaEncoder;
-use crate::repo::packer::{EncodedFrame, RawFrame};
+use crate::repo::packer::EncodedFrame;
 use crate::repo::packs::{Packs, Written};
 use crate::source::exclude::{Excludes, SourceExcludes};
 use crate::source::owners::Owners;
@@ -48,6 +50,8 @@ pub struct Finished {
     pub reused: HashSet<u32>,
     /// What was found.
     pub assembled: Assembled,
+    /// How volumes were read of which something was known.
+    pub volumes: Vec<VolumeInfo>,
     /// What was stored.
     pub written: Written,
 }
@@ -108,9 +112,11 @@ pub fn run(
         });
         let written = writer.join().map_err(|_| Error::Internal("the writer ended early"))?;
         match (assembled, written) {
-            (Ok((root, mut reused, assembled)), Ok(written)) => {
+            (Ok((root, mut reused, mut assembled)), Ok(written)) => {
                 reused.extend(lock(&bases)?.iter());
-                Ok(Finished { root, reused, assembled, written })
+                let volumes = std::mem::take(&mut assembled.volumes);
+                let volumes = volumes.into_iter().map(VolumeRead::counted).collect();
+                Ok(Finished { root, reused, assembled, volumes, written })
             }
             // When writing fails, the assembler only sees that nobody takes its frames.
             (Err(Error::Internal(_)), Err(cause)) | (Ok(_), Err(cause)) => Err(cause),
@@ -125,13 +131,16 @@ fn encoders<'c>(
     level: i8,
     bases: &Arc<Mutex<HashSet<u32>>>,
     used: &Sender<Vec<u8>>,
-) -> Result<Vec<impl FnMut(RawFrame) -> Result<EncodedFrame> + Send + 'c>> {
+) -> Result<Vec<impl FnMut(ToEncode) -> Result<EncodedFrame> + Send + 'c>> {
     (0..count)
         .map(|_| {
             let mut encoder = DeltaEncoder::new(catalog, level, Arc::clone(bases))?;
             let used = used.clone();
-            Ok(move |frame: RawFrame| {
+            Ok(move |ToEncode { frame, stored }| {
                 let (encoded, raw) = encoder.encode(frame)?;
+                if let Some(stored) = stored {
+                    stored.fetch_add(encoded.stored_len(), Ordering::Relaxed);
+                }
                 let _ = used.send(raw);
                 Ok(encoded)
             })

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat, fstat};
 
 use super::cut::Cutter;
-use super::read::{is_sparse, open, same};
+use super::read::{open, same};
 use super::step::{
     Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
 };

@@ -65,6 +65,7 @@ impl World {
             tier: Tier::Hot,
             excludes: ExcludeOptions::default(),
             scan: ScanOptions { force_read: true, ..ScanOptions::default() },
+            delta: true,
             dry_run: false,
         }
     }

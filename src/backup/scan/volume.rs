@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
 
-use super::super::read::{is_sparse, open};
+use super::super::read::open;
 use super::super::spot::Spots;
 use super::super::step::{LargeEnd, Place, Step};
 use super::super::update::{Basis, Regions};
@@ -19,7 +19,7 @@ use crate::format::snapshot::{Method, SpotCheck, VolumeInfo};
 use crate::format::tree::Payload;
 use crate::observe::Event;
 use crate::source::changes::Changes;
-use crate::source::extents::{Span, Spans, device_len};
+use crate::source::extents::{Span, Spans, device_len, is_sparse};
 use crate::source::metadata;
 use crate::text::escape;
 

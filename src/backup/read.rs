@@ -14,7 +14,7 @@ use super::step::{Done, FileRead, FileToRead, PIECE_LEN, PieceRead, PieceSource,
 use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::tree::Payload;
-use crate::source::extents::{Span, Spans, is_sparse, read_at};
+use crate::source::extents::{Span, Spans, is_sparse, read_at, same};
 use crate::source::metadata;
 use crate::source::owners::Owners;
 
@@ -153,10 +153,4 @@ pub fn open(place: &Place) -> io::Result<File> {
         Err(Errno::PERM) => Ok(open(flags)?.into()),
         other => Ok(other?.into()),
     }
-}
-
-/// Whether a file is the same and was not written to between two looks.
-pub fn same(a: &Stat, b: &Stat) -> bool {
-    (a.st_ino, a.st_size, a.st_mtime, a.st_mtime_nsec, a.st_ctime, a.st_ctime_nsec)
-        == (b.st_ino, b.st_size, b.st_mtime, b.st_mtime_nsec, b.st_ctime, b.st_ctime_nsec)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat, fstat};
 
 use super::cut::Cutter;
-use super::read::{open, same};
+use super::read::open;
 use super::step::{
     Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
 };
@@ -22,7 +22,7 @@ use crate::observe::{Event, Observer, Stop};
 use crate::ordered::Input;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::{Entries, for_each_chunk_of_map};
-use crate::source::extents::{Span, Spans, device_len, is_sparse};
+use crate::source::extents::{Span, Spans, device_len, is_sparse, same};
 use crate::source::metadata;
 use crate::source::owners::Owners;
 use crate::source::path_of;

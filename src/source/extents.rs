@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, Stat, seek};
@@ -23,9 +24,10 @@ pub enum Span {
 
 /// Lists the spans of a file from its start to its end, holes and data in turn.
 pub struct Spans<'f> {
-    file: &'f File,
+    file: BorrowedFd<'f>,
     len: u64,
     at: u64,
+    block: u64,
     /// False once the file system has said that it does not know about holes.
     knows_holes: bool,
 }
@@ -33,7 +35,13 @@ pub struct Spans<'f> {
 impl<'f> Spans<'f> {
     /// Of the first `len` bytes. With `look_for_holes` off, all of them are data.
     pub fn new(file: &'f File, len: u64, look_for_holes: bool) -> Self {
-        Self { file, len, at: 0, knows_holes: look_for_holes }
+        Self::within(file.as_fd(), 0..len, BLOCK, look_for_holes)
+    }
+
+    /// Of a range that begins at a multiple of `block`; a hole counts where it covers whole blocks
+    /// of that many bytes, or reaches the end of the range.
+    pub fn within(file: BorrowedFd<'f>, range: Range<u64>, block: u64, look_for_holes: bool) -> Self {
+        Self { file, len: range.end, at: range.start, block, knows_holes: look_for_holes }
     }
 
     /// Of a range that begins amid data, or at a multiple of the block, and ends likewise or with
@@ -73,9 +81,9 @@ impl<'f> Spans<'f> {
         let mut end = start;
         loop {
             let hole = self.hole_from(end);
-            end = hole.next_multiple_of(BLOCK).min(self.len);
+            end = hole.next_multiple_of(self.block).min(self.len);
             let next = self.data_from(end);
-            if end == self.len || next / BLOCK * BLOCK > end || next == self.len {
+            if end == self.len || next / self.block * self.block > end || next == self.len {
                 return end;
             }
             end = next.max(end + 1).min(self.len);
@@ -92,7 +100,7 @@ impl Iterator for Spans<'_> {
         }
         let start = self.at;
         let data = self.data_from(start);
-        let hole_end = if data == self.len { data } else { data / BLOCK * BLOCK };
+        let hole_end = if data == self.len { data } else { data / self.block * self.block };
         if hole_end > start {
             self.at = hole_end;
             return Some(Span::Hole(start..hole_end));
@@ -110,6 +118,17 @@ pub fn is_sparse(stat: &Stat) -> bool {
 /// The length of a file or block device, as the kernel says.
 pub fn device_len(device: &File) -> std::io::Result<u64> {
     Ok(seek(device, SeekFrom::End(0))?)
+}
+
+/// Whether a file takes less room than its length, so that asking for holes may pay.
+pub fn is_sparse(stat: &Stat) -> bool {
+    (stat.st_blocks as u64) * 512 < stat.st_size as u64
+}
+
+/// Whether a file is the same and was not written to between two looks.
+pub fn same(a: &Stat, b: &Stat) -> bool {
+    (a.st_ino, a.st_size, a.st_mtime, a.st_mtime_nsec, a.st_ctime, a.st_ctime_nsec)
+        == (b.st_ino, b.st_size, b.st_mtime, b.st_mtime_nsec, b.st_ctime, b.st_ctime_nsec)
 }
 
 /// Reads at `offset` until `buffer` is full or the file ends; how much was read.

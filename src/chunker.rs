@@ -177,9 +177,14 @@ pub struct Stretch {
 /// Splits a buffer that begins at a multiple of 4096 in the file into stretches of all-zero
 /// blocks and of others.
 pub fn stretches(buffer: &[u8]) -> Vec<Stretch> {
+    stretches_by(BLOCK, buffer)
+}
+
+/// The same with blocks of another length, which must not be 0.
+pub fn stretches_by(block_len: usize, buffer: &[u8]) -> Vec<Stretch> {
     let mut out: Vec<Stretch> = Vec::new();
     let mut end = 0;
-    for block in buffer.chunks(BLOCK) {
+    for block in buffer.chunks(block_len) {
         end += block.len();
         let zero = is_zero(block);
         match out.last_mut() {

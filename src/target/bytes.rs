@@ -98,11 +98,6 @@ pub(super) fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize)
     (0..len).step_by(PIECE).map(move |done| (offset + done, (len - done).min(PIECE as u64) as usize))
 }
 
-/// Whether all bytes are zero.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(PIECE).all(|piece| *piece == ZEROS[..piece.len()])
-}
-
 /// Asks for an fallocate; false if it is not offered here.
 pub(super) fn try_fallocate(
     fd: BorrowedFd,
@@ -120,6 +115,7 @@ pub(super) fn try_fallocate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunker::is_zero;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;

@@ -370,7 +370,12 @@ impl<'a> TreeRestore<'a> {
 
     /// A file that is opened here and written window by window.
     fn large(&mut self, dir: &Arc<TargetDir>, entry: &Entry, existing: Existing, map: &Map) -> Result<()> {
-        let options = FileOptions { size: map.len(), sparse: self.context.options.sparse, existing };
+        let options = FileOptions {
+            size: map.len(),
+            sparse: self.context.options.sparse,
+            existing,
+            ..FileOptions::default()
+        };
         let target = Arc::new(FileTarget::create(dir, &entry.name, &options)?);
         let path = dir.path_of(&entry.name);
         let errors = self.restored.errors;

@@ -15,7 +15,7 @@ use crate::id::ChunkId;
 use crate::observe::Event;
 use crate::repo::frames::FrameReader;
 use crate::repo::reader::OpenPack;
-use crate::target::{Content, Counts, Existing, FileOptions, FileTarget, Sparse, TargetDir, write_whole};
+use crate::target::{Content, Counts, Existing, FileOptions, FileTarget, TargetDir, write_whole};
 
 /// Chunks planned together.
 const PIECES_MAX: usize = 64 << 10;
@@ -244,7 +244,7 @@ impl Plan {
                 continue;
             }
             let options =
-                FileOptions { size: file.entry.size(), sparse: Sparse::Always, existing: file.existing };
+                FileOptions { size: file.entry.size(), existing: file.existing, ..FileOptions::default() };
             match FileTarget::create(&file.dir, &file.entry.name, &options) {
                 Ok(target) => file.scattered = Some(target),
                 Err(e) => self.fail(to, e),

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::in_use::{Kernel, Number};
 use super::{Content, Counters, Counts, Empty, bytes};
+use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
 use crate::text::format_size;
 
@@ -145,6 +146,12 @@ impl DeviceTarget {
         })
     }
 
+    /// Claims all of the device, however much will be written to it.
+    pub fn open_whole(path: &Path) -> Result<Self> {
+        let target = Self::open(path, 0)?;
+        Ok(Self { len: target.device_len, ..target })
+    }
+
     /// The same, but what is there is read, and only what differs is written.
     #[must_use]
     pub fn in_place(mut self) -> Self {
@@ -167,9 +174,14 @@ impl DeviceTarget {
         self.zero_range(self.len, self.device_len - self.len)
     }
 
+    /// Makes what was written so far durable.
+    pub fn sync(&self) -> Result<()> {
+        fsync(&self.fd).at("write out", &self.path)
+    }
+
     /// Makes all that was written durable.
     pub fn finish(self) -> Result<Counts> {
-        fsync(&self.fd).at("write out", &self.path)?;
+        self.sync()?;
         Ok(self.counters.get())
     }
 
@@ -211,7 +223,7 @@ impl DeviceTarget {
     fn reads_zero(&self, offset: u64, len: u64) -> Result<bool> {
         let mut buffer = vec![0; len as usize];
         bytes::read_exact_at(self.fd(), offset, &mut buffer).at("read", &self.path)?;
-        Ok(bytes::is_zero(&buffer))
+        Ok(is_zero(&buffer))
     }
 
     /// The whole blocks by the best method that works here, the edges by writing.
@@ -282,6 +294,12 @@ impl Content for DeviceTarget {
 
     fn counts(&self) -> Counts {
         self.counters.get()
+    }
+}
+
+impl AsFd for DeviceTarget {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
     }
 }
 
@@ -576,7 +594,7 @@ mod tests {
             target.zero_at(0, 8 * MIB as u64, Empty::Hole).unwrap();
             target.finish().unwrap();
             let (kept, zeroed) = (&device.image()[..MIB], &device.image()[MIB..]);
-            assert!(*kept == with_partition_table(9 * MIB, sector)[..MIB] && bytes::is_zero(zeroed));
+            assert!(*kept == with_partition_table(9 * MIB, sector)[..MIB] && is_zero(zeroed));
         }
     }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fstat, ftruncate, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fstat, fsync, ftruncate, openat};
 use rustix::io::Errno;
 
 use super::metadata::Metadata;
@@ -19,11 +19,21 @@ use super::{Content, Counters, Counts, Empty, Existing, Sparse, bytes};
 use crate::error::{Error, IoContext, Result};
 use crate::format::tree::Entry;
 
+/// Permissions of a file that gets its metadata later.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+/// Permissions of a file that gets none, of which the process's mask is taken away.
+const SHARED: Mode = Mode::from_raw_mode(0o666);
+
 /// How a file is to be written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileOptions {
     /// Its length in the end.
     pub size: u64,
+    /// The length is not known yet, `size` is the most that it may be: see
+    /// [`FileTarget::set_len`].
+    pub open_ended: bool,
+    /// A new file gets the permissions of other new files, not its owner's only.
+    pub shared: bool,
     /// What becomes of zeros and holes.
     pub sparse: Sparse,
     /// What becomes of a file that has the name.
@@ -39,25 +49,69 @@ pub struct FileTarget {
     sparse: Sparse,
     /// Where it is, unless an existing file is written in place.
     place: Option<Place>,
+    old: Old,
     counters: Counters,
+}
+
+/// What the file may hold already where something is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// A hole.
+    Nothing,
+    /// What is wanted, which is worth a look before writing.
+    Alike,
+    /// Anything.
+    Anything,
 }
 
 impl FileTarget {
     /// Makes, or opens in place, the file `name`. Its length is set at once, its permissions are
-    /// its owner's only until it gets its metadata.
+    /// its owner's only until it gets its metadata, unless it is to be shared.
     pub fn create(dir: &Arc<TargetDir>, name: &[u8], options: &FileOptions) -> Result<Self> {
-        let (fd, place) = open_file(dir, name, options.existing)?;
+        let mode = if options.shared { SHARED } else { PRIVATE };
+        let (fd, place) = open_file(dir, name, options.existing, mode)?;
         let file = Self {
             dir: Arc::clone(dir),
             fd,
             path: dir.path_of(name),
             size: options.size,
             sparse: options.sparse,
+            old: if place.is_none() { Old::Alike } else { Old::Nothing },
             place,
             counters: Counters::default(),
         };
-        ftruncate(&file.fd, options.size).at("set the length of", &file.path)?;
+        if !options.open_ended {
+            file.set_len(options.size)?;
+        }
         Ok(file)
+    }
+
+    /// The same, but an existing file loses all that it holds.
+    pub fn emptied(mut self) -> Result<Self> {
+        let len = fstat(&self.fd).at("look at", &self.path)?.st_size;
+        self.set_len(0)?;
+        self.set_len(u64::try_from(len).unwrap_or(0))?;
+        self.old = Old::Nothing;
+        Ok(self)
+    }
+
+    /// The same, but what an existing file holds is not looked at before it is written over.
+    #[must_use]
+    pub fn unseen(mut self) -> Self {
+        if self.old == Old::Alike {
+            self.old = Old::Anything;
+        }
+        self
+    }
+
+    /// Gives the file a length.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        ftruncate(&self.fd, len).at("set the length of", &self.path)
+    }
+
+    /// Makes what was written so far durable.
+    pub fn sync(&self) -> Result<()> {
+        fsync(&self.fd).at("write out", &self.path)
     }
 
     /// Whether an existing file is written in place: what it holds is compared.
@@ -98,16 +152,16 @@ impl FileTarget {
 
     /// Unwritten blocks: they read as zeros, and their space is taken.
     fn allocate_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        let flags = match self.is_in_place() {
-            true => FallocateFlags::ZERO_RANGE,
-            false => FallocateFlags::empty(),
+        let flags = match self.old {
+            Old::Nothing => FallocateFlags::empty(),
+            Old::Alike | Old::Anything => FallocateFlags::ZERO_RANGE,
         };
         self.fallocate_or_write(flags, offset, len)
     }
 
     /// In a new file the hole is there already.
     fn make_hole(&self, offset: u64, len: u64) -> Result<()> {
-        if !self.is_in_place() {
+        if self.old == Old::Nothing {
             return Ok(());
         }
         self.fallocate_or_write(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
@@ -128,7 +182,7 @@ impl Content for FileTarget {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_range(offset, bytes.len() as u64)?;
-        let counts = if self.is_in_place() {
+        let counts = if self.old == Old::Alike {
             bytes::write_differing(self.as_fd(), offset, bytes).at("write to", &self.path)?
         } else {
             bytes::write_all_at(self.as_fd(), offset, bytes).at("write to", &self.path)?;
@@ -183,7 +237,7 @@ pub fn write_whole(
     entry: &Entry,
 ) -> Result<Counts> {
     let path = dir.path_of(&entry.name);
-    let (fd, place) = open_file(dir, &entry.name, existing)?;
+    let (fd, place) = open_file(dir, &entry.name, existing, PRIVATE)?;
     let filled = fill(fd.as_fd(), bytes, place.is_none())
         .at("write to", &path)
         .and_then(|counts| metadata.apply_to_file(fd.as_fd(), &path, entry).map(|()| counts));
@@ -207,7 +261,12 @@ fn fill(fd: BorrowedFd, new: &[u8], in_place: bool) -> Result<Counts, Errno> {
 }
 
 /// Opens the existing file if it is to be kept, else makes a new one.
-fn open_file(dir: &TargetDir, name: &[u8], existing: Existing) -> Result<(OwnedFd, Option<Place>)> {
+fn open_file(
+    dir: &TargetDir,
+    name: &[u8],
+    existing: Existing,
+    mode: Mode,
+) -> Result<(OwnedFd, Option<Place>)> {
     if existing == Existing::InPlace
         && let Some(fd) = open_in_place(dir, name)?
     {
@@ -215,7 +274,7 @@ fn open_file(dir: &TargetDir, name: &[u8], existing: Existing) -> Result<(OwnedF
     }
     let (fd, place) = Place::make(dir, name, existing, |name| {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+        openat(dir, name, flags, mode)
     })?;
     Ok((fd, Some(place)))
 }
@@ -255,7 +314,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn options(size: u64, sparse: Sparse, existing: Existing) -> FileOptions {
-        FileOptions { size, sparse, existing }
+        FileOptions { size, sparse, existing, ..FileOptions::default() }
     }
 
     fn replacing(size: u64) -> FileOptions {
@@ -285,7 +344,7 @@ mod tests {
     }
 
     fn allocated_mib(file: &FileTarget) -> u64 {
-        rustix::fs::fsync(file).unwrap();
+        fsync(file).unwrap();
         file.allocated().unwrap() / MIB
     }
 

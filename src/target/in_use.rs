@@ -3,6 +3,7 @@
 //!
 //! All of it is read from /proc and /sys, so that it works in a rescue system without udev.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -23,7 +24,7 @@ impl Number {
     }
 
     /// From the form that /sys and mountinfo have: `8:1`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
@@ -32,6 +33,12 @@ impl Number {
     fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         meta.file_type().is_block_device().then(|| Self::from_raw(meta.rdev()))
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
     }
 }
 
@@ -68,7 +75,7 @@ impl Kernel {
     }
 
     fn dir(&self, device: Number) -> PathBuf {
-        self.sys.join(format!("{}:{}", device.major, device.minor))
+        self.sys.join(device.to_string())
     }
 
     fn with_partitions(&self, device: Number) -> Vec<Number> {

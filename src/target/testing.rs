@@ -62,6 +62,10 @@ impl Loop {
         }
     }
 
+    pub fn image_path(&self) -> &Path {
+        &self.image
+    }
+
     pub fn image(&self) -> Vec<u8> {
         fs::read(&self.image).unwrap()
     }

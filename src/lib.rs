@@ -3,6 +3,7 @@
 //! `docs/architecture.md` is the map of this crate; each module's comment says what it is for.
 
 pub mod backup;
+pub mod blocks;
 pub mod chunker;
 pub mod cli;
 pub mod codec;

@@ -46,6 +46,7 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("upgrade", 0, "upgrade"),
     ("dupes", 0, "dupes $/source"),
     ("dupes", 0, "dupes --unique $/source"),
+    ("copy", 0, "copy $/source/file $/copied"),
     ("key list", 0, "key list"),
     ("key list", 0, "--repository $/locked --key-file $/key init --encryption key-file"),
     ("key add", 0, "--repository $/locked --key-file $/key key add --new-key-file $/other"),

@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod clock;
+mod copy;
 mod dump;
 mod dupes;
 mod entry;
@@ -72,6 +73,7 @@ enum Command {
     Dupes(Box<dupes::Dupes>),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
+    Copy(Box<copy::Copy>),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -102,6 +104,7 @@ impl Command {
             Command::Dupes(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
+            Command::Copy(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

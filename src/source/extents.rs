@@ -38,16 +38,10 @@ impl<'f> Spans<'f> {
         Self::within(file.as_fd(), 0..len, BLOCK, look_for_holes)
     }
 
-    /// Of a range that begins at a multiple of `block`; a hole counts where it covers whole blocks
+    /// Of a range that begins at a multiple of `block` or amid data; a hole counts where it covers whole blocks
     /// of that many bytes, or reaches the end of the range.
     pub fn within(file: BorrowedFd<'f>, range: Range<u64>, block: u64, look_for_holes: bool) -> Self {
         Self { file, len: range.end, at: range.start, block, knows_holes: look_for_holes }
-    }
-
-    /// Of a range that begins amid data, or at a multiple of the block, and ends likewise or with
-    /// the file.
-    pub fn of_range(file: &'f File, range: Range<u64>, look_for_holes: bool) -> Self {
-        Self { file, len: range.end, at: range.start, knows_holes: look_for_holes }
     }
 
     /// The first byte of data at or behind `from`; the file's end if there is none.
@@ -118,11 +112,6 @@ pub fn is_sparse(stat: &Stat) -> bool {
 /// The length of a file or block device, as the kernel says.
 pub fn device_len(device: &File) -> std::io::Result<u64> {
     Ok(seek(device, SeekFrom::End(0))?)
-}
-
-/// Whether a file takes less room than its length, so that asking for holes may pay.
-pub fn is_sparse(stat: &Stat) -> bool {
-    (stat.st_blocks as u64) * 512 < stat.st_size as u64
 }
 
 /// Whether a file is the same and was not written to between two looks.

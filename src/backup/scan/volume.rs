@@ -2,6 +2,7 @@
 //! all of it otherwise.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
@@ -14,6 +15,7 @@ use super::super::volume::{Known, Volume};
 use super::super::{Parent, Share};
 use super::Scan;
 use crate::error::Result;
+use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::snapshot::{Method, SpotCheck, VolumeInfo};
 use crate::format::tree::Payload;
@@ -157,7 +159,9 @@ impl Scan<'_> {
             self.send(Step::Region(region.clone()))?;
             let spans: Box<dyn Iterator<Item = Span> + '_> = match opened.is_device {
                 true => Box::new(changes.spans(region.range)),
-                false => Box::new(Spans::of_range(&opened.file, region.range, is_sparse(&opened.stat))),
+                false => {
+                    Box::new(Spans::within(opened.file.as_fd(), region.range, BLOCK, is_sparse(&opened.stat)))
+                }
             };
             self.pieces(&opened.file, spans, region.more_follows)?;
         }

@@ -1,0 +1,221 @@
+//! What is copied or synchronised: a file, a block device, or a stream that can be read once.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Stat, fstat, fsync, major, minor};
+
+use crate::error::{Error, IoContext, Result};
+use crate::source::extents::{Span, Spans, device_len, is_sparse, read_at, same};
+
+/// Where bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Standard input.
+    Stdin,
+    /// A file, a block device, or something that is read like a stream.
+    Path(PathBuf),
+}
+
+/// An origin, open.
+pub struct Input {
+    file: File,
+    path: PathBuf,
+    kind: Kind,
+}
+
+/// What can be known about it before it is read.
+enum Kind {
+    File { stat: Stat },
+    Device { len: u64, writes: Option<Writes> },
+    Stream,
+}
+
+/// What the kernel has counted of a device's life: sectors written and discarded.
+#[derive(Debug, PartialEq, Eq)]
+struct Writes(u64, u64);
+
+impl Input {
+    /// Opens an origin. A directory is refused.
+    pub fn open(origin: &Origin) -> Result<Self> {
+        match origin {
+            Origin::Path(path) => Self::open_path(path),
+            Origin::Stdin => {
+                let path = PathBuf::from("standard input");
+                let file = io::stdin().as_fd().try_clone_to_owned().at("open", &path)?.into();
+                Ok(Self { file, path, kind: Kind::Stream })
+            }
+        }
+    }
+
+    fn open_path(path: &Path) -> Result<Self> {
+        let file = File::open(path).at("open", path)?;
+        let meta = file.metadata().at("look at", path)?;
+        let kind = if meta.is_dir() {
+            return Err(Error::Refused(format!(
+                "{} is a directory; name a file or a device in it",
+                path.display()
+            )));
+        } else if meta.is_file() {
+            Kind::File { stat: fstat(&file).at("look at", path)? }
+        } else if meta.file_type().is_block_device() {
+            // What was written before must not be counted later.
+            fsync(&file).at("write out", path)?;
+            Kind::Device { len: device_len(&file).at("measure", path)?, writes: writes(meta.rdev()) }
+        } else {
+            Kind::Stream
+        };
+        Ok(Self { file, path: path.to_path_buf(), kind })
+    }
+
+    /// The path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length; `None` for a stream.
+    pub fn known_len(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::File { stat } => Some(u64::try_from(stat.st_size).unwrap_or(0)),
+            Kind::Device { len, .. } => Some(*len),
+            Kind::Stream => None,
+        }
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, Kind::File { .. })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Data and holes in a range that begins at a multiple of `block`.
+    pub fn spans(&self, range: Range<u64>, block: u64) -> Spans<'_> {
+        let look_for_holes = match &self.kind {
+            Kind::File { stat } => is_sparse(stat),
+            _ => false,
+        };
+        Spans::within(self.file.as_fd(), range, block, look_for_holes)
+    }
+
+    /// Fills the buffer from `offset` on. An end before that is an error.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let wanted = buffer.len();
+        match read_at(&self.file, buffer, offset).at("read", &self.path)? {
+            read if read == wanted => Ok(()),
+            read => Err(io::Error::other(format!(
+                "it ended at byte {}, shorter than it was at first",
+                offset + read as u64
+            )))
+            .at("read", &self.path),
+        }
+    }
+
+    /// Reads the next bytes of a stream until the buffer is full or the stream ends.
+    pub fn read_on(&self, mut buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while !buffer.is_empty() {
+            match (&self.file).read(buffer) {
+                Ok(0) => break,
+                Ok(len) => {
+                    filled += len;
+                    buffer = &mut buffer[len..];
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e).at("read", &self.path),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether it was written to since it was opened, as far as the kernel tells: a file's times
+    /// and length, a device's counters of writes that reached it.
+    pub fn has_changed(&self) -> Result<bool> {
+        match &self.kind {
+            Kind::Stream => Ok(false),
+            Kind::File { stat } => Ok(!same(stat, &fstat(&self.file).at("look at", &self.path)?)),
+            Kind::Device { writes: before, .. } => {
+                fsync(&self.file).at("write out", &self.path)?;
+                let meta = self.file.metadata().at("look at", &self.path)?;
+                Ok(*before != writes(meta.rdev()))
+            }
+        }
+    }
+}
+
+/// Fills a buffer, which belongs at `offset`, along its spans: holes are not even read. Returns
+/// whether there was nothing but holes.
+pub fn fill(
+    spans: Spans,
+    offset: u64,
+    buffer: &mut [u8],
+    mut read_at: impl FnMut(u64, &mut [u8]) -> Result<()>,
+) -> Result<bool> {
+    let mut is_hole = true;
+    for span in spans {
+        let (Span::Hole(range) | Span::Data(range)) = &span;
+        let part = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
+        match span {
+            Span::Hole(_) => part.fill(0),
+            Span::Data(range) => {
+                is_hole = false;
+                read_at(range.start, part)?;
+            }
+        }
+    }
+    Ok(is_hole)
+}
+
+/// `None` where /sys does not tell. Fields as in the kernel's Documentation/block/stat.rst.
+fn writes(device: u64) -> Option<Writes> {
+    let path = format!("/sys/dev/block/{}:{}/stat", major(device), minor(device));
+    let text = fs::read_to_string(path).ok()?;
+    let mut fields = text.split_whitespace().map(|field| field.parse().unwrap_or(0));
+    let written = fields.nth(6)?;
+    Some(Writes(written, fields.nth(6).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_are_filled_without_being_read() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("f");
+        let file = File::create(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(&[7; 4096], 8192).unwrap();
+        let input = Input::open(&Origin::Path(path)).unwrap();
+        let mut buffer = vec![9; 65536];
+        let read = |offset: u64, buffer: &mut [u8]| {
+            let spans = input.spans(offset..offset + buffer.len() as u64, 1);
+            fill(spans, offset, buffer, |at, part| input.read_at(at, part)).unwrap()
+        };
+        assert!(!read(0, &mut buffer));
+        assert!(buffer[8192..12288].iter().all(|b| *b == 7));
+        assert!(buffer[..8192].iter().chain(&buffer[12288..]).all(|b| *b == 0));
+        assert!(read(1 << 19, &mut buffer));
+        assert!(input.read_at((1 << 20) - 1, &mut buffer).is_err());
+    }
+
+    #[test]
+    fn writing_to_a_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, b"abc").unwrap();
+        let input = Input::open(&Origin::Path(path.clone())).unwrap();
+        assert!(!input.has_changed().unwrap());
+        fs::write(&path, b"abcd").unwrap();
+        assert!(input.has_changed().unwrap());
+        assert!(Input::open(&Origin::Path(dir.path().into())).is_err());
+    }
+}

@@ -78,7 +78,7 @@ struct Run {
 
 impl Run {
     fn packed(&self) -> PackedBase {
-        PackedBase { pack: self.pack.id, frame: self.frame, slot: self.slot, count: self.count }
+        PackedBase { pack: Some(self.pack.id), frame: self.frame, slot: self.slot, count: self.count }
     }
 
     fn range(&self) -> Result<std::ops::Range<usize>> {

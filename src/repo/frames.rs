@@ -40,8 +40,8 @@ impl<'c> FrameReader<'c> {
         self.catalog.reader().open_frame(pack, number, stored, &prefix, &mut self.decoder, scratch)
     }
 
-    /// What a frame is compressed against.
-    fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
+    /// What a frame is compressed against: its bases' chunks, one after the other.
+    pub fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
         let frame = pack.frame(number)?;
         let mut bases = Vec::with_capacity(frame.bases.len());
         let mut last: Option<(&Base, Arc<Vec<u8>>)> = None;

@@ -44,8 +44,8 @@ pub struct Candidate {
 /// A run of chunks of one frame that a delta frame is compressed against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedBase {
-    /// The pack.
-    pub pack: PackId,
+    /// The pack; none is the one that the delta frame itself lies in.
+    pub pack: Option<PackId>,
     /// The frame in it.
     pub frame: u32,
     /// The slot of the first chunk.
@@ -96,7 +96,7 @@ impl RawFrame {
     ) -> (EncodedFrame, Vec<u8>) {
         let Self { kind, raw, chunks, .. } = self;
         let raw_len = raw.len() as u32;
-        (EncodedFrame { kind, level, codec, raw_len, stored, chunks, depth, bases }, raw)
+        (EncodedFrame { kind, level, codec, raw_len, stored, chunks, depth, bases, from: None }, raw)
     }
 }
 
@@ -110,22 +110,60 @@ pub struct EncodedFrame {
     chunks: Vec<(ChunkId, u32)>,
     depth: u8,
     bases: Vec<PackedBase>,
+    from: Option<FramePlace>,
+}
+
+/// Where a frame lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramePlace {
+    /// The pack; none is one that is not closed yet.
+    pub pack: Option<PackId>,
+    /// Its number there.
+    pub frame: u32,
+    /// Its first slot there.
+    pub slot: u32,
 }
 
 impl EncodedFrame {
-    /// A frame without bases of another pack, as it was stored there, opened and not decompressed.
-    pub fn moved(frame: &Frame, slots: &[Slot], mut stored: Vec<u8>) -> Self {
+    /// A frame of another pack as it was stored there, opened and not decompressed.
+    pub fn moved(id: PackId, trailer: &Trailer, number: u32, frame: &Frame, mut stored: Vec<u8>) -> Self {
         stored.reserve_exact(SEAL_LEN);
+        let listed = |pack: u32| trailer.packs.get(pack as usize).copied();
+        let base = |base: &Base| PackedBase {
+            pack: base.pack.checked_sub(1).map_or(Some(id), listed),
+            frame: base.frame,
+            slot: base.slot,
+            count: base.count,
+        };
         Self {
             kind: frame.kind,
             level: frame.level,
             codec: frame.codec,
             raw_len: frame.raw_len,
             stored,
-            chunks: slots.iter().map(|slot| (slot.id, slot.len)).collect(),
-            depth: 0,
-            bases: Vec::new(),
+            chunks: trailer.slots_of(frame).iter().map(|slot| (slot.id, slot.len)).collect(),
+            depth: frame.depth,
+            bases: frame.bases.iter().map(base).collect(),
+            from: Some(FramePlace { pack: Some(id), frame: number, slot: frame.slot }),
         }
+    }
+
+    /// The same frame, compressed again: the shorter of the two. It counts as tried at that level.
+    pub fn recompressed(self, level: i8, again: Option<(Codec, Vec<u8>)>) -> Self {
+        match again.filter(|(_, stored)| stored.len() < self.stored.len()) {
+            Some((codec, stored)) => Self { level, codec, stored, ..self },
+            None => Self { level, ..self },
+        }
+    }
+
+    /// Where it lay before.
+    pub fn from(&self) -> Option<FramePlace> {
+        self.from
+    }
+
+    /// What it is compressed against.
+    pub fn bases_mut(&mut self) -> &mut [PackedBase] {
+        &mut self.bases
     }
 
     /// What it takes in a pack.
@@ -187,6 +225,15 @@ impl PackWriter {
         self.trailer.frames.is_empty()
     }
 
+    /// Where the next frame will lie.
+    pub fn next(&self) -> FramePlace {
+        FramePlace {
+            pack: None,
+            frame: self.trailer.frames.len() as u32,
+            slot: self.trailer.slots.len() as u32,
+        }
+    }
+
     /// Seals and appends a frame; what it takes in the pack is returned.
     pub fn append(&mut self, mut frame: EncodedFrame) -> Result<u64> {
         let number = self.trailer.frames.len() as u32;
@@ -217,12 +264,15 @@ impl PackWriter {
     }
 
     fn base(&mut self, base: &PackedBase) -> Base {
-        let listed = self.trailer.packs.iter().position(|pack| *pack == base.pack);
-        let place = listed.unwrap_or_else(|| {
-            self.trailer.packs.push(base.pack);
-            self.trailer.packs.len() - 1
+        let pack = base.pack.map_or(0, |id| {
+            let listed = self.trailer.packs.iter().position(|pack| *pack == id);
+            let place = listed.unwrap_or_else(|| {
+                self.trailer.packs.push(id);
+                self.trailer.packs.len() - 1
+            });
+            place as u32 + 1
         });
-        Base { pack: place as u32 + 1, frame: base.frame, slot: base.slot, count: base.count }
+        Base { pack, frame: base.frame, slot: base.slot, count: base.count }
     }
 
     /// Appends the trailer. The pack's name is known from here on.
@@ -280,6 +330,11 @@ pub struct PublishedPack {
 }
 
 impl ClosedPack {
+    /// Its name.
+    pub fn id(&self) -> PackId {
+        self.record.id
+    }
+
     /// Makes it visible; it is durable after the store's next barrier.
     pub fn publish(self) -> Result<PublishedPack> {
         self.upload.publish(&layout::pack(&self.record.id))?;

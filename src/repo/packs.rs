@@ -1,13 +1,15 @@
 //! Encoded frames into packs, one open pack a class, synced while the next one fills up.
 
+use std::collections::HashMap;
+
 use crossbeam_channel::{Sender, bounded};
 
 use super::keys::Keys;
-use super::packer::{ClosedPack, EncodedFrame, PackWriter, PublishedPack};
+use super::packer::{ClosedPack, EncodedFrame, FramePlace, PackWriter, PackedBase, PublishedPack};
 use crate::error::{Error, Result};
 use crate::format::config::Sizes;
 use crate::format::pack::Class;
-use crate::id::RepositoryId;
+use crate::id::{PackId, RepositoryId};
 use crate::ordered::Output;
 use crate::store::Store;
 
@@ -30,12 +32,50 @@ pub struct Packs<'s> {
     repository: RepositoryId,
     sizes: Sizes,
     open: [Option<PackWriter>; 2],
+    moves: Moves,
+}
+
+/// Where frames of other packs are now, for those that are compressed against them.
+#[derive(Default)]
+struct Moves {
+    /// By their old packs and numbers: the old and the new place.
+    places: HashMap<(PackId, u32), (FramePlace, FramePlace)>,
+    /// Those of the data pack that is open.
+    open: Vec<(PackId, u32)>,
+}
+
+impl Moves {
+    fn add(&mut self, from: FramePlace, to: FramePlace) {
+        if let Some(pack) = from.pack {
+            self.places.insert((pack, from.frame), (from, to));
+            self.open.push((pack, from.frame));
+        }
+    }
+
+    fn close(&mut self, pack: PackId) {
+        for frame in self.open.drain(..) {
+            if let Some((_, to)) = self.places.get_mut(&frame) {
+                to.pack = Some(pack);
+            }
+        }
+    }
+
+    /// A base as it is found now.
+    fn follow(&self, base: &mut PackedBase) -> Result<()> {
+        let moved = base.pack.and_then(|pack| self.places.get(&(pack, base.frame)));
+        if let Some((from, to)) = moved {
+            let first = base.slot.checked_sub(from.slot);
+            let first = first.ok_or(Error::Internal("a base begins before its frame"))?;
+            *base = PackedBase { pack: to.pack, frame: to.frame, slot: to.slot + first, ..*base };
+        }
+        Ok(())
+    }
 }
 
 impl<'s> Packs<'s> {
     /// Into this store.
     pub fn new(store: &'s dyn Store, keys: &'s Keys, repository: RepositoryId, sizes: Sizes) -> Self {
-        Self { store, keys, repository, sizes, open: [None, None] }
+        Self { store, keys, repository, sizes, open: [None, None], moves: Moves::default() }
     }
 
     /// Writes all frames that come; published packs are reported to `published`. The syncs go on
@@ -92,7 +132,7 @@ impl<'s> Packs<'s> {
         Ok(())
     }
 
-    fn append(&mut self, frame: EncodedFrame, closed: &Sender<ClosedPack>) -> Result<()> {
+    fn append(&mut self, mut frame: EncodedFrame, closed: &Sender<ClosedPack>) -> Result<()> {
         let class = frame.class();
         let limit = match class {
             Class::Data => self.sizes.data_pack,
@@ -103,12 +143,23 @@ impl<'s> Packs<'s> {
             Some(pack) => pack,
             None => open.insert(PackWriter::new(self.store, self.keys, self.repository, class)?),
         };
+        for base in frame.bases_mut() {
+            self.moves.follow(base)?;
+        }
+        // Only data frames are compressed against others.
+        if let (Class::Data, Some(from)) = (class, frame.from()) {
+            self.moves.add(from, pack.next());
+        }
         pack.append(frame)?;
         if pack.len() >= limit { self.close(class, closed) } else { Ok(()) }
     }
 
     fn close(&mut self, class: Class, closed: &Sender<ClosedPack>) -> Result<()> {
         let Some(pack) = self.open[class as usize].take() else { return Ok(()) };
-        closed.send(pack.close()?).map_err(|_| Error::Internal("packs are not published any more"))
+        let pack = pack.close()?;
+        if class == Class::Data {
+            self.moves.close(pack.id());
+        }
+        closed.send(pack).map_err(|_| Error::Internal("packs are not published any more"))
     }
 }

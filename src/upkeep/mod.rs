@@ -5,3 +5,4 @@ pub mod forget;
 pub mod prune;
 pub mod repair;
 pub mod retention;
+mod rewrite;

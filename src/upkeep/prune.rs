@@ -9,8 +9,6 @@
 mod frames;
 mod needs;
 mod plan;
-mod remove;
-mod repack;
 
 use std::time::Duration;
 
@@ -24,8 +22,9 @@ use crate::repo::{Intent, Repo};
 
 pub use plan::{PackUse, Plan, Summary};
 
-use needs::Needs;
-use remove::Remover;
+use super::rewrite::remove::Remover;
+use super::rewrite::{self, Rewritten};
+use needs::{Kept, Needs};
 
 /// Of what is kept, so much may be unused, in per cent. As restic's.
 pub const MAX_UNUSED_DEFAULT: f64 = 5.0;
@@ -106,11 +105,11 @@ pub fn execute(
     done.snapshots_removed = repo.drop_forgotten()?;
     remove_idle_protections(repo)?;
     let mut remover = Remover { repo, catalog: &catalog, has_index, observer };
-    remover.remove(&plan.unused)?;
+    remover.remove(&plan.unused.iter().map(|pack| (pack.id, pack.len)).collect::<Vec<_>>())?;
     done.packs_removed = plan.unused.len() as u64;
     done.bytes_removed = plan.bytes_unused();
     match remover.has_index {
-        true => repack::run(&mut remover, &needs, &plan, options, &mut done, stop)?,
+        true => repack(&mut remover, &needs, &plan, options, &mut done, stop)?,
         false if plan.repack.is_empty() => {}
         false => observer.event(Event::Notice(
             "the disk was full: run varv prune again to write packs anew that are needed in part".into(),
@@ -122,6 +121,33 @@ pub fn execute(
         catalog.close()?;
     }
     Ok((plan, done))
+}
+
+/// Writes the chosen packs anew.
+fn repack(
+    remover: &mut Remover,
+    needs: &Needs,
+    plan: &Plan,
+    options: &PruneOptions,
+    done: &mut Pruned,
+    stop: &Stop,
+) -> Result<()> {
+    if plan.repack.is_empty() {
+        return Ok(());
+    }
+    let bytes = plan.repack.iter().flatten().map(|pack| pack.len).sum();
+    remover.observer.event(Event::Phase { name: "writing packs anew", bytes: Some(bytes) });
+    let kept = Kept { needs, max_unused: options.max_unused };
+    let mut rewritten = Rewritten::default();
+    for groups in rewrite::rounds(&plan.repack) {
+        rewrite::round(remover, groups, &kept, &mut rewritten, stop)?;
+    }
+    done.packs_damaged = rewritten.packs_damaged;
+    done.packs_repacked = rewritten.packs_before;
+    done.bytes_repacked = rewritten.bytes_before;
+    done.packs_written = rewritten.packs_after;
+    done.bytes_written = rewritten.bytes_after;
+    Ok(())
 }
 
 /// The repository's chunks, and whether that is the index on disk: on a full disk it cannot even

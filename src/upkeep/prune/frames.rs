@@ -1,25 +1,16 @@
 //! What becomes of the frames of a pack that is written anew. Pure.
 
 use crate::format::pack::{Frame, Trailer};
+use crate::upkeep::rewrite::Fate;
 
 /// What a chunk takes in a trailer: its id and its length.
 const SLOT_LEN: u64 = 23;
 /// What a frame takes in a trailer.
 const FRAME_ENTRY_LEN: u64 = 16;
 
-/// What becomes of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Nobody needs any of its chunks.
-    Gone,
-    /// It is moved as it is, with what little of it is not needed.
-    Whole,
-    /// Its needed chunks go into new frames.
-    Chunks,
-}
-
 /// What becomes of one frame. `is_live` says of a slot whether its chunk is needed; a frame that
-/// a delta frame is made against is needed whole. Up to `max_unused` per cent may stay unused.
+/// a delta frame is made against is needed whole. Up to `max_unused` per cent may stay unused. A
+/// delta frame is small, and its chunks would not be so without what they are made against.
 pub fn fate(
     trailer: &Trailer,
     frame: &Frame,
@@ -31,6 +22,7 @@ pub fn fate(
     match live {
         _ if is_base => Fate::Whole,
         0 => Fate::Gone,
+        _ if !frame.bases.is_empty() => Fate::Whole,
         live if unused_share(frame, live) * 100.0 <= max_unused => Fate::Whole,
         _ => Fate::Chunks,
     }
@@ -51,7 +43,7 @@ pub fn len_after(trailer: &Trailer, frame: &Frame, fate: Fate, is_live: impl Fn(
     let whole = u64::from(frame.stored_len) + FRAME_ENTRY_LEN;
     match fate {
         Fate::Gone => 0,
-        Fate::Whole => whole + u64::from(frame.chunks) * SLOT_LEN,
+        Fate::Whole | Fate::Level(_) => whole + u64::from(frame.chunks) * SLOT_LEN,
         Fate::Chunks => {
             let live = live_bytes(trailer, frame, &is_live);
             let slots = (frame.slot..frame.slot.saturating_add(frame.chunks)).filter(|slot| is_live(*slot));
@@ -64,7 +56,7 @@ pub fn len_after(trailer: &Trailer, frame: &Frame, fate: Fate, is_live: impl Fn(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::pack::{Codec, Kind, Slot};
+    use crate::format::pack::{Base, Codec, Kind, Slot};
     use crate::id::ChunkId;
 
     fn trailer() -> Trailer {
@@ -105,6 +97,14 @@ mod tests {
     fn bases_stay_whatever_is_needed_of_them() {
         let trailer = trailer();
         assert_eq!(fate(&trailer, &trailer.frames[0], |_| false, true, 0.0), Fate::Whole);
+    }
+
+    #[test]
+    fn delta_frames_stay_whole_or_go() {
+        let mut trailer = trailer();
+        trailer.frames[1].bases = vec![Base { pack: 0, frame: 0, slot: 0, count: 1 }];
+        let fate = |live: u32| fate(&trailer, &trailer.frames[1], |slot| slot < 10 + live, false, 0.0);
+        assert_eq!((fate(0), fate(1), fate(10)), (Fate::Gone, Fate::Whole, Fate::Whole));
     }
 
     #[test]

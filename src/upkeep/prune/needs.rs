@@ -2,12 +2,13 @@
 //!
 //! Marks are bits over ordinals. Of a chunk that is stored twice, the place is marked to which a
 //! look-up leads; the other one is not needed. Bases are needed in just the place that a frame
-//! names, and are marked apart.
+//! names, and are marked apart. A frame that nobody needs needs its bases too, as long as it is
+//! there: a backup may find its chunks and use them again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::PruneOptions;
-use super::frames::{Fate, fate, len_after};
+use super::frames::{fate, len_after};
 use super::plan::PackUse;
 use crate::error::{Error, Result};
 use crate::format::pack::{Base, FOOTER_LEN, Frame, HEADER_LEN, Trailer};
@@ -18,13 +19,15 @@ use crate::repo::index::PackRecord;
 use crate::repo::marks::Marks;
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::repo::walk::{Found, Visitor, walk};
+use crate::upkeep::rewrite::groups::Member;
+use crate::upkeep::rewrite::{Fate, Fates};
 
 /// What snapshots need.
 pub struct Needs {
     live: Marks,
     bases: Marks,
-    /// Packs that have to stay where they are.
-    fixed: HashSet<u32>,
+    /// Of packs with bases, the numbers of other packs with frames that are made against these.
+    dependants: BTreeMap<u32, BTreeSet<u32>>,
     /// Whose needs these are.
     snapshots: HashSet<SnapshotId>,
     /// The packs that there were.
@@ -58,7 +61,7 @@ impl Needs {
         let needs = Self {
             live: Marks::default(),
             bases: Marks::default(),
-            fixed: HashSet::new(),
+            dependants: BTreeMap::new(),
             snapshots: HashSet::new(),
             packs: HashMap::new(),
             ordinal_end: 0,
@@ -121,7 +124,7 @@ impl Needs {
         Ok(self)
     }
 
-    /// Marks what needed delta frames are made against, and what that is made against.
+    /// Marks what the delta frames of needed packs are made against, and what that is made against.
     fn mark_bases(
         &mut self,
         catalog: &Catalog,
@@ -135,12 +138,12 @@ impl Needs {
             name: "reading tables of packs",
             bytes: Some(packs.iter().map(|pack| pack.len).sum()),
         });
-        // The newest first: bases lie in older packs, so most are looked at once.
         let mut open: BTreeSet<u32> =
             packs.iter().filter(|pack| self.is_needed(pack)).map(|pack| pack.number).collect();
+        let mut done = HashSet::new();
         while let Some(number) = open.pop_last() {
             stop.check()?;
-            let Some(pack) = by_number.get(&number) else { continue };
+            let Some(pack) = by_number.get(&number).filter(|_| done.insert(number)) else { continue };
             let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
             open.extend(self.mark_bases_of(pack, &trailer, &by_id)?);
             observer.event(Event::Advance { bytes: pack.len, files: 0 });
@@ -148,33 +151,26 @@ impl Needs {
         Ok(())
     }
 
-    /// The packs in which something has become needed.
+    /// The packs that a needed pack needs.
     fn mark_bases_of(
         &mut self,
         pack: &PackRecord,
         trailer: &Trailer,
         packs: &HashMap<PackId, &PackRecord>,
     ) -> Result<BTreeSet<u32>> {
-        let mut changed = BTreeSet::new();
-        for frame in trailer.frames.iter().filter(|frame| !frame.bases.is_empty()) {
-            let slots = u64::from(frame.chunks);
-            let first = pack.first_ordinal + u64::from(frame.slot);
-            if self.live.count(first, slots) + self.bases.count(first, slots) == 0 {
-                continue;
+        let mut needed = BTreeSet::new();
+        for base in trailer.frames.iter().flat_map(|frame| &frame.bases) {
+            let below = base_pack(pack, trailer, base, packs)?;
+            if below.number != pack.number {
+                self.dependants.entry(below.number).or_default().insert(pack.number);
+                needed.insert(below.number);
             }
-            self.fixed.insert(pack.number);
-            for base in &frame.bases {
-                let below = base_pack(pack, trailer, base, packs)?;
-                self.fixed.insert(below.number);
-                let first = below.first_ordinal + u64::from(base.slot);
-                for ordinal in first..first + u64::from(base.count) {
-                    if self.bases.insert(ordinal) {
-                        changed.insert(below.number);
-                    }
-                }
+            let first = below.first_ordinal + u64::from(base.slot);
+            for ordinal in first..first + u64::from(base.count) {
+                self.bases.insert(ordinal);
             }
         }
-        Ok(changed)
+        Ok(needed)
     }
 
     fn is_needed(&self, pack: &PackRecord) -> bool {
@@ -183,12 +179,12 @@ impl Needs {
     }
 
     /// Whether snapshots need this chunk of a pack, in this place.
-    pub fn is_live(&self, pack: &PackRecord, slot: u32) -> bool {
+    fn is_live(&self, pack: &PackRecord, slot: u32) -> bool {
         self.live.contains(pack.first_ordinal + u64::from(slot))
     }
 
     /// What becomes of each frame of a pack that is written anew.
-    pub fn fates(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> Vec<Fate> {
+    fn fates(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> Vec<Fate> {
         let fate = |frame| {
             fate(trailer, frame, |slot| self.is_live(pack, slot), self.is_base(pack, frame), max_unused)
         };
@@ -218,14 +214,12 @@ impl Needs {
     }
 
     fn use_of(&self, catalog: &Catalog, pack: &PackRecord, options: &PruneOptions) -> Result<PackUse> {
+        let dependants = self.dependants.get(&pack.number).into_iter().flatten().copied().collect();
         let mut found = PackUse {
-            id: pack.id,
-            number: pack.number,
-            len: pack.len,
+            pack: Member { id: pack.id, number: pack.number, len: pack.len, dependants },
             is_needed: self.is_needed(pack),
             unused: 0,
             gain: 0,
-            is_fixed: self.fixed.contains(&pack.number),
         };
         let live = self.live.count(pack.first_ordinal, pack.chunks.into());
         if !found.is_needed || live == u64::from(pack.chunks) {
@@ -245,6 +239,24 @@ impl Needs {
         let is_live = |slot| self.is_live(pack, slot);
         (HEADER_LEN + FOOTER_LEN) as u64
             + frames.map(|(frame, fate)| len_after(trailer, frame, fate, is_live)).sum::<u64>()
+    }
+}
+
+/// What becomes of frames if so many per cent may stay unused.
+pub struct Kept<'n> {
+    /// What snapshots need.
+    pub needs: &'n Needs,
+    /// In per cent.
+    pub max_unused: f64,
+}
+
+impl Fates for Kept<'_> {
+    fn of(&self, pack: &PackRecord, trailer: &Trailer) -> Vec<Fate> {
+        self.needs.fates(pack, trailer, self.max_unused)
+    }
+
+    fn keeps(&self, pack: &PackRecord, slot: u32) -> bool {
+        self.needs.is_live(pack, slot)
     }
 }
 
@@ -303,7 +315,7 @@ mod tests {
         Needs {
             live: Marks::default(),
             bases: Marks::default(),
-            fixed: HashSet::new(),
+            dependants: BTreeMap::new(),
             snapshots: HashSet::new(),
             packs: HashMap::new(),
             ordinal_end: 0,
@@ -350,21 +362,24 @@ mod tests {
         }
     }
 
-    /// Follows bases through packs 1 to 3 as [`Needs::mark_bases`] does.
+    /// Follows bases through packs as [`Needs::mark_bases`] does.
     fn follow(needs: &mut Needs, trailers: &[(u32, Trailer)]) {
         let records: Vec<PackRecord> = trailers.iter().map(|(number, _)| record(*number)).collect();
         let by_id = records.iter().map(|record| (record.id, record)).collect();
-        let mut open: BTreeSet<usize> = (0..records.len()).collect();
-        while let Some(at) = open.pop_last() {
-            let changed = needs.mark_bases_of(&records[at], &trailers[at].1, &by_id).unwrap();
-            open.extend(
-                records.iter().enumerate().filter(|(_, r)| changed.contains(&r.number)).map(|(at, _)| at),
-            );
+        let mut open: BTreeSet<u32> =
+            records.iter().filter(|pack| needs.is_needed(pack)).map(|pack| pack.number).collect();
+        while let Some(number) = open.pop_last() {
+            let at = records.iter().position(|record| record.number == number).unwrap();
+            open.extend(needs.mark_bases_of(&records[at], &trailers[at].1, &by_id).unwrap());
         }
     }
 
+    fn marked(needs: &Needs) -> Vec<u64> {
+        (0..400).filter(|ordinal| needs.bases.contains(*ordinal)).collect()
+    }
+
     #[test]
-    fn bases_of_needed_frames_are_needed_and_so_on_down() {
+    fn bases_of_needed_packs_are_needed_and_so_on_down() {
         // Pack 3's frame 1 needs chunk 4 of pack 2, whose frame 2 needs chunks 6 and 7 of pack 1.
         let trailers = [
             (1, trailer(&[], &[])),
@@ -374,12 +389,13 @@ mod tests {
         let mut needs = needs();
         needs.live.insert(302);
         follow(&mut needs, &trailers);
-        let marked: Vec<u64> = (0..400).filter(|ordinal| needs.bases.contains(*ordinal)).collect();
-        assert_eq!(marked, [106, 107, 204], "not what the unneeded frame 4 is made against");
-        assert_eq!(needs.fixed, HashSet::from([1, 2, 3]));
+        assert_eq!(marked(&needs), [106, 107, 204, 208], "the unneeded frame 4 can still be found");
+        assert_eq!(needs.dependants, BTreeMap::from([(1, [2].into()), (2, [3].into())]));
         assert!(needs.is_needed(&record(1)) && needs.is_needed(&record(2)));
         let fates = needs.fates(&record(1), &trailers[0].1, 0.0);
         assert_eq!(fates, [Fate::Gone, Fate::Gone, Fate::Gone, Fate::Whole, Fate::Gone]);
+        let fates = needs.fates(&record(3), &trailers[2].1, 0.0);
+        assert_eq!(fates, [Fate::Gone, Fate::Whole, Fate::Gone, Fate::Gone, Fate::Gone]);
     }
 
     #[test]
@@ -388,17 +404,17 @@ mod tests {
         let mut needs = needs();
         needs.live.insert(108);
         follow(&mut needs, &trailers);
-        let marked: Vec<u64> = (0..200).filter(|ordinal| needs.bases.contains(*ordinal)).collect();
-        assert_eq!(marked, [100, 101, 104]);
+        assert_eq!(marked(&needs), [100, 101, 104]);
+        assert!(needs.dependants.is_empty(), "no other pack's");
     }
 
     #[test]
-    fn unneeded_delta_frames_hold_nothing() {
-        let trailers = [(1, trailer(&[], &[])), (2, trailer(&[1], &[(2, 1, 6, 2)]))];
+    fn unneeded_packs_hold_nothing() {
+        let trailers = [(1, trailer(&[], &[])), (2, trailer(&[1], &[(2, 1, 6, 2)])), (3, trailer(&[], &[]))];
         let mut needs = needs();
-        needs.live.insert(200);
+        needs.live.insert(300);
         follow(&mut needs, &trailers);
-        assert!(!needs.is_needed(&record(1)) && needs.fixed.is_empty());
+        assert!(!needs.is_needed(&record(1)) && !needs.is_needed(&record(2)) && needs.dependants.is_empty());
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Interrupted in between, the next command finds packs that the index does not know, and takes
 //! them in again; the other order would look like a loss.
 
-use super::plan::PackUse;
 use crate::error::Result;
 use crate::id::PackId;
 use crate::observe::{Event, Observer};
@@ -27,19 +26,19 @@ pub struct Remover<'a> {
 }
 
 impl Remover<'_> {
-    /// Removes these, durably.
-    pub fn remove(&mut self, packs: &[PackUse]) -> Result<()> {
+    /// Removes these, durably; each with its length.
+    pub fn remove(&mut self, packs: &[(PackId, u64)]) -> Result<()> {
         if packs.is_empty() {
             return Ok(());
         }
-        let bytes = packs.iter().map(|pack| pack.len).sum();
+        let bytes = packs.iter().map(|(_, len)| len).sum();
         self.observer.event(Event::Phase { name: "removing packs", bytes: Some(bytes) });
         for batch in packs.chunks(BATCH) {
             self.repo.still_locked()?;
-            self.forget(&batch.iter().map(|pack| pack.id).collect::<Vec<_>>())?;
-            for pack in batch {
-                self.repo.store().remove(&layout::pack(&pack.id))?;
-                self.observer.event(Event::Advance { bytes: pack.len, files: 0 });
+            self.forget(&batch.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
+            for (id, len) in batch {
+                self.repo.store().remove(&layout::pack(id))?;
+                self.observer.event(Event::Advance { bytes: *len, files: 0 });
             }
             self.repo.store().barrier()?;
         }

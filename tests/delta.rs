@@ -1,0 +1,226 @@
+//! Delta frames: new chunks compressed against older ones, through forgetting, pruning and damage.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use support::make::{Random, overwrite};
+use support::{Varv, args};
+
+const LEN: u64 = 3 << 20;
+
+/// Rows that shrink to about half. Those of `Random::text` are too much alike: each of them is
+/// found in many places, and the fast levels look only at the last one.
+fn rows(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut rows = Vec::new();
+    while rows.len() < len {
+        rows.extend_from_slice(format!("{:016x} row\n", random.number()).as_bytes());
+    }
+    rows.truncate(len);
+    rows
+}
+
+/// A repository and a file that changes a little, everywhere, every night.
+struct World {
+    varv: Varv,
+    file: PathBuf,
+    random: Random,
+    /// Contents, by tag.
+    nights: BTreeMap<String, Vec<u8>>,
+    next: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let varv = Varv::new();
+        let file = varv.dir("source").join("table");
+        let mut random = Random(7);
+        fs::write(&file, rows(&mut random, LEN as usize)).unwrap();
+        Self { varv, file, random, nights: BTreeMap::new(), next: 0 }
+    }
+
+    /// A row here and there.
+    fn change(&mut self) {
+        for at in (0..LEN).step_by(24 << 10) {
+            let offset = at + self.random.below(20 << 10);
+            let row = rows(&mut self.random, 40);
+            overwrite(&self.file, offset, &row);
+        }
+    }
+
+    fn night(&mut self, options: &[&str]) -> Value {
+        let tag = format!("night{:03}", self.next);
+        self.next += 1;
+        self.nights.insert(tag.clone(), fs::read(&self.file).unwrap());
+        let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+        let report = self.varv.backup(&[args!["--tag", tag, self.source()], &options[..]].concat());
+        self.change();
+        report
+    }
+
+    fn nights(&mut self, count: u32) {
+        for _ in 0..count {
+            self.night(&[]);
+        }
+    }
+
+    fn source(&self) -> &Path {
+        self.file.parent().unwrap()
+    }
+
+    fn forget(&mut self, row: &Value) {
+        self.varv.ok(args!["forget", "-q", row["id"].as_str().unwrap()]);
+        self.nights.remove(row["tags"][0].as_str().unwrap());
+    }
+
+    fn restore_all(&self) {
+        for row in self.varv.snapshots() {
+            let target = self.varv.path("target");
+            let id = row["id"].as_str().unwrap();
+            self.varv.restore(args!["--snapshot", id, self.source(), &target]);
+            let content = fs::read(target.join("table")).unwrap();
+            assert!(content == self.nights[row["tags"][0].as_str().unwrap()], "{row}");
+            fs::remove_dir_all(target).unwrap();
+        }
+    }
+
+    /// Frames that are compressed against others, and what all data frames take.
+    fn deltas(&self) -> (u64, u64) {
+        let stats = self.varv.json(args!["stats"]);
+        let levels = stats["levels"].as_array().unwrap();
+        let of =
+            |delta: bool| levels.iter().filter(move |row| row["delta"] == delta && row["kind"] == "data");
+        let frames = of(true).map(|row| row["frames"].as_u64().unwrap()).sum();
+        let bytes = of(true).chain(of(false)).map(|row| row["bytes_stored"].as_u64().unwrap()).sum();
+        (frames, bytes)
+    }
+
+    fn data_packs(&self) -> Vec<PathBuf> {
+        let mut packs: Vec<PathBuf> = self.varv.objects();
+        // Byte 10 is the class; 1 is data.
+        packs.retain(|path| path.to_string_lossy().contains("/packs/") && fs::read(path).unwrap()[10] == 1);
+        packs.sort_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
+        packs
+    }
+}
+
+#[test]
+fn a_night_of_small_changes_takes_little() {
+    let mut world = World::new();
+    let first = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    let second = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    assert!(second < first / 8, "{second} of {first}");
+    let (deltas, _) = world.deltas();
+    assert!(deltas > 0);
+    let without = world.night(&["--no-delta"])["bytes_stored"].as_u64().unwrap();
+    assert!(without > first / 2, "{without} of {first}");
+    assert_eq!(world.deltas().0, deltas);
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+}
+
+#[test]
+fn chains_end() {
+    let mut world = World::new();
+    world.nights(20);
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+}
+
+/// Bases are kept as long as something is made against them, and move together with that.
+#[test]
+fn what_is_forgotten_is_given_back() {
+    let mut world = World::new();
+    world.nights(6);
+    let rows = world.varv.snapshots();
+    for row in &rows[..5] {
+        world.forget(row);
+    }
+    let done = world.varv.json(args!["prune", "--max-unused", "0"]);
+    assert_eq!(done["done"]["packs_damaged"], 0);
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+    let again = world.varv.json(args!["prune", "--max-unused", "0"]);
+    assert_eq!(again["packs_repack"], 0, "{again}");
+    // The next night finds what was moved.
+    let next = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    assert!(next < LEN / 20, "{next}");
+    world.restore_all();
+}
+
+#[test]
+fn random_nights_are_forgotten_and_pruned() {
+    let mut world = World::new();
+    let mut random = Random(3);
+    for _ in 0..24 {
+        world.night(if random.below(6) == 0 { &["--no-delta"] } else { &[] });
+        let rows = world.varv.snapshots();
+        for row in rows.iter().skip(1) {
+            if random.below(4) == 0 {
+                world.forget(row);
+            }
+        }
+        if random.below(3) == 0 {
+            let share = ["0", "5", "50"][random.below(3) as usize];
+            world.varv.ok(args!["prune", "-q", "--max-unused", share]);
+            world.varv.ok(args!["check", "--read-data", "--quiet"]);
+            world.restore_all();
+        }
+    }
+    world.restore_all();
+}
+
+/// Damage to what frames are made against is told of all snapshots that it hurts, and the next
+/// backup heals what it can.
+#[test]
+fn a_damaged_base_hurts_what_is_made_against_it() {
+    let mut world = World::new();
+    world.nights(4);
+    let packs = world.data_packs();
+    let first = &packs[0];
+    let mut bytes = fs::read(first).unwrap();
+    for at in (100..bytes.len() - 40_000).step_by(1000) {
+        bytes[at] ^= 1;
+    }
+    fs::set_permissions(first, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    fs::write(first, bytes).unwrap();
+    let done = world.varv.run(args!["--json", "check", "--read-data"]);
+    let report = done.json();
+    done.expect(4, args!["check"]);
+    let hurts = report["damaged"].to_string();
+    let rows = world.varv.snapshots();
+    for row in &rows {
+        assert!(hurts.contains(&row["id"].as_str().unwrap()[..8]), "{row} is not in {hurts}");
+    }
+    // What the source has is stored anew, and this night is whole.
+    world.varv.ends(4, args!["repair", "-q"]);
+    world.night(&[]);
+    let rows = world.varv.snapshots();
+    let last = rows.last().unwrap();
+    let target = world.varv.path("healed");
+    world.varv.restore(args!["--snapshot", last["id"].as_str().unwrap(), world.source(), &target]);
+    assert!(fs::read(target.join("table")).unwrap() == world.nights[last["tags"][0].as_str().unwrap()]);
+}
+
+#[test]
+fn a_missing_base_is_named() {
+    let mut world = World::new();
+    world.nights(3);
+    fs::remove_file(&world.data_packs()[0]).unwrap();
+    let done = world.varv.run(args!["check"]);
+    done.expect(4, args!["check"]);
+    let rows = world.varv.snapshots();
+    let target = world.varv.path("target");
+    for row in &rows {
+        let id = row["id"].as_str().unwrap();
+        let code = world.varv.run(args!["restore", "--snapshot", id, world.source(), &target]).code;
+        assert!(code == Some(3) || code == Some(4), "{code:?}");
+        let _ = fs::remove_dir_all(&target);
+    }
+}

@@ -13,7 +13,12 @@ pub fn now() -> Zoned {
     NOW.get_or_init(Zoned::now).clone()
 }
 
+/// A TIME.
+pub fn when(text: &str) -> Result<When, String> {
+    When::parse(text, &now())
+}
+
 /// A TIME that must be a moment.
 pub fn moment(text: &str) -> Result<Zoned, String> {
-    When::parse(text, &now())?.moment()
+    when(text)?.moment()
 }

@@ -12,7 +12,8 @@ use super::select::SnapshotChoice;
 use super::signals::STOP;
 use super::{Outcome, output};
 use crate::error::{Error, Result};
-use crate::history::find::{Pattern, find, newest_of_each_series};
+use crate::history::find::{Pattern, find};
+use crate::history::resolve::one_of_each_series;
 use crate::repo::Intent;
 use crate::repo::catalog::Catalog;
 use crate::repo::snapshots::Listed;
@@ -20,7 +21,8 @@ use crate::text::escape;
 
 /// Find paths in snapshots.
 ///
-/// Looks into the newest snapshot of each host and label, or into those that are named.
+/// Looks into the newest snapshot of each host and label, into that of a time, or into the one
+/// that is named.
 #[derive(Debug, Args)]
 pub struct Find {
     /// What to look for, with *, ? and [a-z] as in gitignore: a name or, with a slash, a path
@@ -29,7 +31,7 @@ pub struct Find {
     #[command(flatten)]
     choice: SnapshotChoice,
     /// Look into all snapshots
-    #[arg(long, conflicts_with = "snapshot")]
+    #[arg(long, conflicts_with_all = ["snapshot", "at"])]
     all: bool,
 }
 
@@ -54,8 +56,9 @@ impl Find {
         let catalog = repo.catalog(&observer, &STOP)?;
         observer.finish();
         let found = repo.snapshots()?;
-        let chosen = self.choice.selection().choose(&found)?;
-        let searched = if self.all { chosen } else { newest_of_each_series(&chosen) };
+        let selection = self.choice.selection();
+        let chosen = selection.choose(&found)?;
+        let searched = if self.all { chosen } else { one_of_each_series(&chosen, selection.at.as_ref())? };
         match global.json {
             true => json(&catalog, &searched, &pattern)?,
             false => text(&catalog, &searched, &pattern)?,

@@ -2,8 +2,10 @@
 
 use clap::Args;
 
+use super::clock;
 use crate::history::resolve::Selection;
 use crate::repo::snapshots::Listed;
+use crate::time::When;
 
 /// Filters that many commands take.
 #[derive(Debug, Args)]
@@ -20,6 +22,16 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// What `history` understands.
+    pub fn selection(&self) -> Selection {
+        Selection {
+            host: self.host.clone(),
+            label: self.label.clone(),
+            tag: self.tag.clone(),
+            ..Selection::default()
+        }
+    }
+
     /// The snapshots that fit, in their order.
     pub fn select<'s>(&'s self, listed: &'s [Listed]) -> impl DoubleEndedIterator<Item = &'s Listed> {
         listed.iter().filter(|Listed { snapshot, .. }| {
@@ -36,6 +48,10 @@ pub struct SnapshotChoice {
     /// The snapshot, by its id or a unique prefix of it
     #[arg(long, value_name = "ID")]
     pub snapshot: Option<String>,
+    /// The newest snapshot that is not after this time and has PATH: now, 2026-11-20,
+    /// 2026-11-20T03:00:00, 3D for three days ago, 2B for two backups ago
+    #[arg(long, value_name = "TIME", value_parser = clock::when, conflicts_with = "snapshot")]
+    pub at: Option<When>,
     #[command(flatten)]
     pub filters: Filters,
 }
@@ -43,11 +59,9 @@ pub struct SnapshotChoice {
 impl SnapshotChoice {
     /// What `history` understands.
     pub fn selection(&self) -> Selection {
-        Selection {
-            snapshot: self.snapshot.clone(),
-            host: self.filters.host.clone(),
-            label: self.filters.label.clone(),
-            tag: self.filters.tag.clone(),
-        }
+        let mut selection = self.filters.selection();
+        selection.snapshot = self.snapshot.clone();
+        selection.at = self.at.clone();
+        selection
     }
 }

@@ -53,7 +53,7 @@ impl Stats {
         let observer = global.observer();
         let found = repo.snapshots()?;
         let Filters { label, host, tag } = self.filters;
-        let chosen = Selection { snapshot: self.snapshot, host, label, tag }.choose(&found)?;
+        let chosen = Selection { snapshot: self.snapshot, host, label, tag, at: None }.choose(&found)?;
         let catalog = repo.catalog(&observer, &STOP)?;
         let (totals, alone) = stats::run(&repo, &catalog, &found.listed, &chosen, &observer, &STOP)?;
         observer.finish();

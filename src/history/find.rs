@@ -1,6 +1,5 @@
 //! Finding paths in snapshots by a pattern.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -42,13 +41,6 @@ impl Pattern {
         let subject = if self.is_of_paths { path } else { name() };
         self.matcher.is_match(OsStr::from_bytes(subject))
     }
-}
-
-/// The newest snapshot of each host and label, in the order of `chosen`, which is by time.
-pub fn newest_of_each_series<'s>(chosen: &[&'s Listed]) -> Vec<&'s Listed> {
-    let series = |listed: &'s Listed| (listed.snapshot.host.as_str(), listed.snapshot.label.as_str());
-    let newest: BTreeMap<_, _> = chosen.iter().map(|listed| (series(listed), listed.id)).collect();
-    chosen.iter().copied().filter(|listed| newest.get(&series(listed)) == Some(&listed.id)).collect()
 }
 
 /// What is called with a snapshot, a path in it and the path's entry.

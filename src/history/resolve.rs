@@ -18,12 +18,15 @@ use crate::repo::catalog::Catalog;
 use crate::repo::nodes::{find_entry, find_root};
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::text::{escape, unescape};
+use crate::time::When;
 
 /// What the user said about the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Just this one: its id or a unique prefix of it.
     pub snapshot: Option<String>,
+    /// Of each host and label the newest that is not after this, or the first one.
+    pub at: Option<When>,
     /// Only those of this host.
     pub host: Option<String>,
     /// Only those of this series.
@@ -41,11 +44,13 @@ pub struct Resolved {
     pub entry: Option<Entry>,
     /// The whole path as the snapshot has it; empty if none was given.
     pub path: Vec<u8>,
-    /// Snapshots that could not be read, and so were not considered.
+    /// What the user should know: snapshots that could not be read and so were not considered,
+    /// and that there is none as old as was asked for.
     pub notices: Vec<String>,
 }
 
-/// Finds the newest snapshot that has `path`; without a path the newest one.
+/// Finds the newest snapshot that has `path`, or that of the time that was selected; without a
+/// path the newest one.
 pub fn resolve(
     repo: &Repo,
     catalog: &Catalog,
@@ -54,38 +59,43 @@ pub fn resolve(
 ) -> Result<Resolved> {
     let found = repo.snapshots()?;
     let chosen = selection.choose(&found)?;
-    let (listed, entry, path) = match path {
+    let at = selection.at.as_ref();
+    let (picked, entry, path) = match path {
         None => {
-            let newest = chosen.last().ok_or_else(|| nothing_fits(&found))?;
-            ((*newest).clone(), None, Vec::new())
+            let picked = as_of(&chosen, at, &mut |_| Ok(Some(())))?.ok_or_else(|| nothing_fits(&found))?;
+            (picked.listed, None, Vec::new())
         }
         Some(path) => {
-            let (listed, entry, path) = resolve_path(catalog, &chosen, path, &found)?;
-            (listed.clone(), Some(entry), path)
+            let (listed, entry, path) = resolve_path(catalog, &chosen, at, path, &found)?;
+            (listed, Some(entry), path)
         }
     };
-    let notices = match selection.snapshot {
-        None => found.damaged.iter().map(|(_, error)| error.to_string()).collect(),
-        Some(_) => Vec::new(),
-    };
-    Ok(Resolved { listed, entry, path, notices })
+    let mut notices = selection.damaged(&found);
+    notices.extend(at.and_then(|at| too_early(at, &chosen, picked)));
+    Ok(Resolved { listed: picked.clone(), entry, path, notices })
 }
 
 impl Selection {
-    /// The snapshots that fit, oldest first.
+    /// The snapshots that fit but for their time, oldest first.
     pub fn choose<'s>(&self, found: &'s Snapshots) -> Result<Vec<&'s Listed>> {
         let Some(prefix) = &self.snapshot else {
             return Ok(found.listed.iter().filter(|listed| self.fits(&listed.snapshot)).collect());
         };
-        let damaged = found.damaged.iter().find(|(id, _)| id.to_string().starts_with(prefix));
-        match (found.by_prefix(prefix), damaged) {
-            (Err(Error::NotFound(_)), Some((_, error))) => Err(error.duplicate()),
-            (Err(error), _) => Err(error),
-            (Ok(listed), _) if self.fits(&listed.snapshot) => Ok(vec![listed]),
-            (Ok(listed), _) => Err(Error::Refused(format!(
+        let listed = by_prefix(found, prefix)?;
+        match self.fits(&listed.snapshot) {
+            true => Ok(vec![listed]),
+            false => Err(Error::Refused(format!(
                 "snapshot {} is not of the host, label or tag that was given",
                 listed.id.short()
             ))),
+        }
+    }
+
+    /// Notices of the snapshots that could not be read and may be meant.
+    pub fn damaged(&self, found: &Snapshots) -> Vec<String> {
+        match self.snapshot {
+            None => found.damaged.iter().map(|(_, error)| error.to_string()).collect(),
+            Some(_) => Vec::new(),
         }
     }
 
@@ -95,6 +105,126 @@ impl Selection {
             && is(&self.label, &snapshot.label)
             && self.tag.as_ref().is_none_or(|tag| snapshot.tags.contains(tag))
     }
+}
+
+/// The snapshot with this id or unique prefix of one, or what is wrong with it.
+pub fn by_prefix<'s>(found: &'s Snapshots, prefix: &str) -> Result<&'s Listed> {
+    let damaged = found.damaged.iter().find(|(id, _)| id.to_string().starts_with(prefix));
+    match (found.by_prefix(prefix), damaged) {
+        (Err(Error::NotFound(_)), Some((_, error))) => Err(error.duplicate()),
+        (result, _) => result,
+    }
+}
+
+/// A snapshot that was picked by time, and what it was asked for.
+pub struct Picked<'s, T> {
+    /// The snapshot.
+    pub listed: &'s Listed,
+    /// What `has` found in it.
+    pub found: T,
+}
+
+/// Of `snapshots`, oldest first, those for which `has` finds something count. Among them the
+/// newest one not after `at`; the first one if all are; the newest one without `at`. Where
+/// backups are counted and there are fewer, the first one.
+pub fn as_of<'s, T>(
+    snapshots: &[&'s Listed],
+    at: Option<&When>,
+    has: &mut dyn FnMut(&Listed) -> Result<Option<T>>,
+) -> Result<Option<Picked<'s, T>>> {
+    let (split, mut skipped) = match at {
+        Some(When::Moment(time)) => {
+            (snapshots.partition_point(|listed| listed.snapshot.time <= time.timestamp()), 0)
+        }
+        Some(When::Backups(count)) => (snapshots.len(), *count),
+        None => (snapshots.len(), 0),
+    };
+    let mut first = None;
+    for &listed in snapshots[..split].iter().rev().chain(&snapshots[split..]) {
+        let Some(found) = has(listed)? else { continue };
+        first = Some(Picked { listed, found });
+        if skipped == 0 {
+            break;
+        }
+        skipped -= 1;
+    }
+    Ok(first)
+}
+
+/// What to tell if nothing as old as asked for is there.
+pub fn too_early(at: &When, chosen: &[&Listed], picked: &Listed) -> Option<String> {
+    let series = of_series(chosen, picked);
+    let is_short = match at {
+        When::Moment(time) => picked.snapshot.time > time.timestamp(),
+        When::Backups(count) => series.len() <= *count,
+    };
+    is_short.then(|| {
+        format!(
+            "there is no snapshot as old as that: {} of {} is used",
+            picked.id.short(),
+            shown_time(picked)
+        )
+    })
+}
+
+/// The snapshots of the same host and label.
+fn of_series<'s>(chosen: &[&'s Listed], one: &Listed) -> Vec<&'s Listed> {
+    let same = |listed: &&&Listed| series(listed) == series(one);
+    chosen.iter().filter(same).copied().collect()
+}
+
+/// Host and label.
+fn series(listed: &Listed) -> (&str, &str) {
+    (&listed.snapshot.host, &listed.snapshot.label)
+}
+
+/// What all snapshots of one host and label say of a path, or of all that they hold.
+#[derive(Debug)]
+pub struct Series<'s> {
+    /// Those that hold the path's root, oldest first.
+    pub snapshots: Vec<&'s Listed>,
+    /// The whole path; empty means all roots.
+    pub path: Vec<u8>,
+}
+
+/// The one host and label that `path` is in, whether or not its newest snapshot still has it.
+pub fn series_of<'s>(
+    catalog: &Catalog,
+    selection: &Selection,
+    found: &'s Snapshots,
+    path: Option<&[u8]>,
+) -> Result<Series<'s>> {
+    let chosen = selection.choose(found)?;
+    let Some(path) = path else {
+        let mut newest: BTreeMap<_, &Listed> = BTreeMap::new();
+        newest.extend(chosen.iter().map(|listed| (series(listed), *listed)));
+        return match newest.len() {
+            0 => Err(nothing_fits(found)),
+            1 => Ok(Series { snapshots: chosen, path: Vec::new() }),
+            _ => Err(ambiguous("what is asked for", &newest.into_values().collect::<Vec<_>>())),
+        };
+    };
+    let (listed, _, path) = resolve_path(catalog, &chosen, None, path, found)?;
+    let holds = |listed: &&Listed| roots(&listed.snapshot).any(|root| below(&root, &path).is_some());
+    Ok(Series { snapshots: of_series(&chosen, listed).into_iter().filter(holds).collect(), path })
+}
+
+/// Of each host and label, the newest of these snapshots or that of a time, by their time.
+pub fn one_of_each_series<'s>(chosen: &[&'s Listed], at: Option<&When>) -> Result<Vec<&'s Listed>> {
+    let mut picked = Vec::new();
+    for of_one in by_series(chosen).into_values() {
+        picked.extend(as_of(&of_one, at, &mut |_| Ok(Some(())))?.map(|picked| picked.listed));
+    }
+    picked.sort_by_key(|listed| (listed.snapshot.time, listed.id));
+    Ok(picked)
+}
+
+fn by_series<'s>(chosen: &[&'s Listed]) -> BTreeMap<(&'s str, &'s str), Vec<&'s Listed>> {
+    let mut all: BTreeMap<_, Vec<&Listed>> = BTreeMap::new();
+    for &listed in chosen {
+        all.entry(series(listed)).or_default().push(listed);
+    }
+    all
 }
 
 fn nothing_fits(found: &Snapshots) -> Error {
@@ -107,6 +237,7 @@ fn nothing_fits(found: &Snapshots) -> Error {
 fn resolve_path<'s>(
     catalog: &Catalog,
     chosen: &[&'s Listed],
+    at: Option<&When>,
     path: &[u8],
     found: &Snapshots,
 ) -> Result<(&'s Listed, Entry, Vec<u8>)> {
@@ -114,12 +245,16 @@ fn resolve_path<'s>(
         return Err(nothing_fits(found));
     }
     for name in whole_paths(path)? {
-        let mut newest = newest_of_each_series(catalog, chosen, &name)?;
-        if newest.len() > 1 {
-            return Err(ambiguous(&name, &newest));
+        let mut picked = Vec::new();
+        for of_one in by_series(chosen).into_values() {
+            picked.extend(as_of(&of_one, at, &mut |listed| find_path(catalog, &listed.snapshot, &name))?);
         }
-        if let Some((listed, entry)) = newest.pop() {
-            return Ok((listed, entry, name));
+        if picked.len() > 1 {
+            let candidates: Vec<&Listed> = picked.iter().map(|picked| picked.listed).collect();
+            return Err(ambiguous(&escape(&name), &candidates));
+        }
+        if let Some(Picked { listed, found }) = picked.pop() {
+            return Ok((listed, found, name));
         }
     }
     Err(Error::NotFound(format!(
@@ -129,41 +264,25 @@ fn resolve_path<'s>(
     )))
 }
 
-/// For each host and label, the newest snapshot that has the path.
-fn newest_of_each_series<'s>(
-    catalog: &Catalog,
-    chosen: &[&'s Listed],
-    path: &[u8],
-) -> Result<Vec<(&'s Listed, Entry)>> {
-    let mut newest: BTreeMap<(&str, &str), (&Listed, Entry)> = BTreeMap::new();
-    for listed in chosen.iter().rev() {
-        let series = (listed.snapshot.host.as_str(), listed.snapshot.label.as_str());
-        if !newest.contains_key(&series)
-            && let Some(entry) = find_path(catalog, &listed.snapshot, path)?
-        {
-            newest.insert(series, (listed, entry));
-        }
-    }
-    Ok(newest.into_values().collect())
-}
-
-fn ambiguous(path: &[u8], newest: &[(&Listed, Entry)]) -> Error {
+fn ambiguous(what: &str, candidates: &[&Listed]) -> Error {
     let mut text = format!(
-        "{} is in snapshots of more than one host or label: choose with --host, --label or --snapshot",
-        escape(path)
+        "{what} is in snapshots of more than one host or label: choose with --host, --label or --snapshot"
     );
-    for (Listed { id, snapshot }, _) in newest {
-        let zone = Offset::from_seconds(snapshot.offset).unwrap_or(Offset::UTC);
-        let time = snapshot.time.display_with_offset(zone);
+    for listed in candidates {
+        let (host, label) = series(listed);
         let _ = write!(
             text,
-            "\n      host {}, label {}: newest is {} of {time}",
-            snapshot.host,
-            snapshot.label,
-            id.short()
+            "\n      host {host}, label {label}: {} of {}",
+            listed.id.short(),
+            shown_time(listed)
         );
     }
     Error::Refused(text)
+}
+
+fn shown_time(Listed { snapshot, .. }: &Listed) -> String {
+    let zone = Offset::from_seconds(snapshot.offset).unwrap_or(Offset::UTC);
+    snapshot.time.display_with_offset(zone).to_string()
 }
 
 /// The whole paths that `path` may stand for, the likelier first: what does not look like a file
@@ -199,10 +318,10 @@ fn absolute(path: &[u8]) -> Result<Vec<u8>> {
 /// A path's entry in a snapshot, reading no more nodes than lead to it.
 pub fn find_path(catalog: &Catalog, snapshot: &Snapshot, path: &[u8]) -> Result<Option<Entry>> {
     let tree = snapshot.tree.root().map_err(|e| Error::damaged("a snapshot", e))?;
-    let mut roots: Vec<Vec<u8>> = snapshot.roots.iter().filter_map(|root| unescape(&root.path)).collect();
+    let mut around: Vec<Vec<u8>> = roots(snapshot).collect();
     // One root may lie inside of another; the inner one was backed up for itself.
-    roots.sort_by_key(|root| std::cmp::Reverse(root.len()));
-    for root in roots {
+    around.sort_by_key(|root| std::cmp::Reverse(root.len()));
+    for root in around {
         let Some(below) = below(&root, path) else { continue };
         let entry = find_root(catalog, tree.clone(), &root)?;
         if let Some(entry) = entry.map(|entry| descend(catalog, entry, below)).transpose()?.flatten() {
@@ -210,6 +329,11 @@ pub fn find_path(catalog: &Catalog, snapshot: &Snapshot, path: &[u8]) -> Result<
         }
     }
     Ok(None)
+}
+
+/// The paths of a snapshot's roots.
+pub fn roots(snapshot: &Snapshot) -> impl Iterator<Item = Vec<u8>> {
+    snapshot.roots.iter().filter_map(|root| unescape(&root.path))
 }
 
 /// What of `path` is left below `root`; `None` if it is not below it.

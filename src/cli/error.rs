@@ -17,6 +17,8 @@ pub enum Exit {
     Incomplete,
     /// Damage was found.
     Damage,
+    /// What was compared differs.
+    Different,
     /// There is no repository.
     NoRepository,
     /// Somebody else holds the repository.
@@ -52,6 +54,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Incomplete => 3,
             Exit::Damage => 4,
+            Exit::Different => 5,
             Exit::NoRepository => 10,
             Exit::Locked => 11,
             Exit::WrongKey => 12,

@@ -1,9 +1,12 @@
 //! The command line: arguments, output, exit codes. One file a command.
 
 mod backup;
+mod changes;
 mod check;
 mod clock;
 mod copy;
+mod diff;
+mod differences;
 mod dump;
 mod dupes;
 mod entry;
@@ -11,6 +14,7 @@ mod error;
 mod find;
 mod forget;
 mod global;
+mod history;
 mod index;
 mod init;
 mod key;
@@ -62,6 +66,9 @@ enum Command {
     List(list::List),
     Find(find::Find),
     Stats(stats::Stats),
+    History(history::History),
+    Changes(changes::Changes),
+    Diff(diff::Diff),
     Forget(Box<forget::Forget>),
     UndoForget(undo_forget::UndoForget),
     Protect(protect::Protect),
@@ -93,6 +100,9 @@ impl Command {
             Command::List(command) => command.run(global),
             Command::Find(command) => command.run(global),
             Command::Stats(command) => command.run(global),
+            Command::History(command) => command.run(global),
+            Command::Changes(command) => command.run(global),
+            Command::Diff(command) => command.run(global),
             Command::Forget(command) => command.run(global),
             Command::UndoForget(command) => command.run(global),
             Command::Protect(command) => command.run(global),

@@ -53,6 +53,14 @@ impl Array {
         Self { is_empty: true }
     }
 
+    /// As the last field, `name`, of an object whose other fields are those of `head`.
+    pub fn of_object(head: &impl Serialize, name: &str) -> Self {
+        let head = serde_json::to_string(head).unwrap_or_default();
+        let fields = head.strip_suffix('}').unwrap_or_default();
+        let comma = if fields.len() > 1 { "," } else { "" };
+        Self::begin(&format!("{fields}{comma}\"{name}\":["))
+    }
+
     /// Prints an item.
     pub fn item(&mut self, value: &impl Serialize) {
         if !std::mem::replace(&mut self.is_empty, false) {

@@ -287,7 +287,7 @@ fn shown_time(Listed { snapshot, .. }: &Listed) -> String {
 
 /// The whole paths that `path` may stand for, the likelier first: what does not look like a file
 /// path is a stream or a logical volume, if there is one of that name.
-fn whole_paths(path: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub fn whole_paths(path: &[u8]) -> Result<Vec<Vec<u8>>> {
     let absolute = absolute(path)?;
     Ok(match is_file_path(path) {
         true => vec![absolute],

@@ -40,9 +40,16 @@ pub fn walk(catalog: &Catalog, listed: &Listed, visitor: &mut dyn Visitor, stop:
     let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", listed.id), e))?;
     let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
     if let Some(tree) = tree {
-        walk.tree(tree)?;
+        walk.enter(&tree, true)?;
     }
-    walk.flush()
+    walk.run()
+}
+
+/// Walks one entry of a snapshot and all that is below it.
+pub fn walk_entry(catalog: &Catalog, entry: &Entry, visitor: &mut dyn Visitor, stop: &Stop) -> Result<()> {
+    let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
+    walk.entry(entry)?;
+    walk.run()
 }
 
 struct Walk<'a> {
@@ -61,8 +68,7 @@ enum Open {
 }
 
 impl Walk<'_> {
-    fn tree(&mut self, tree: Root<ChunkId>) -> Result<()> {
-        self.enter(&tree, true)?;
+    fn run(&mut self) -> Result<()> {
         while let Some(open) = self.open.last_mut() {
             self.stop.check()?;
             match open {
@@ -79,7 +85,7 @@ impl Walk<'_> {
                 }
             }
         }
-        Ok(())
+        self.flush()
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<()> {

@@ -1,0 +1,136 @@
+//! Every version of a path through the snapshots of one host and label.
+//!
+//! Each snapshot costs a descent to the path, less where its tree is the one before's. What a
+//! version stored anew is found by walking only nodes that no earlier version had.
+
+use super::diff::{Aspects, compare};
+use super::resolve::{Series, find_path};
+use super::walk::{Found, Visitor, walk_entry};
+use crate::error::{Error, Result};
+use crate::format::tree::Entry;
+use crate::observe::Stop;
+use crate::repo::catalog::Catalog;
+use crate::repo::marks::Marks;
+use crate::repo::snapshots::Listed;
+
+/// What a version differs in from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    /// There was none.
+    Created,
+    /// It was otherwise.
+    Changed(Aspects),
+    /// From here on there is none.
+    Deleted,
+}
+
+/// A version of a path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Version<'s> {
+    /// The first snapshot that has it.
+    pub first: &'s Listed,
+    /// The last one in a row that has it.
+    pub last: &'s Listed,
+    /// How many have it, first and last included.
+    pub snapshots: u64,
+    /// What differs.
+    pub happened: Happened,
+    /// What is there; `None` if nothing is.
+    pub entry: Option<Entry>,
+    /// Length of its chunks that no earlier version of this path had; `None` if what it is made
+    /// of is damaged.
+    pub bytes_new: Option<u64>,
+}
+
+/// Calls `each` with every version, oldest first, and `damaged` with the error of each snapshot
+/// that could not be looked into and is passed over.
+pub fn versions<'s>(
+    catalog: &Catalog,
+    series: &Series<'s>,
+    stop: &Stop,
+    each: &mut dyn FnMut(Version<'s>) -> Result<()>,
+    damaged: &mut dyn FnMut(&Listed, Error),
+) -> Result<()> {
+    let mut anew = Anew::default();
+    let mut open: Option<Version<'s>> = None;
+    for &listed in &series.snapshots {
+        stop.check()?;
+        match step(catalog, &series.path, listed, open.as_ref(), &mut anew, stop) {
+            Ok(Step::Same) => {
+                if let Some(open) = &mut open {
+                    open.last = listed;
+                    open.snapshots += 1;
+                }
+            }
+            Ok(Step::New(version)) => {
+                if let Some(done) = open.replace(version) {
+                    each(done)?;
+                }
+            }
+            Err(error) if error.is_damage() => damaged(listed, error),
+            Err(error) => return Err(error),
+        }
+    }
+    open.map_or(Ok(()), each)
+}
+
+enum Step<'s> {
+    Same,
+    New(Version<'s>),
+}
+
+fn step<'s>(
+    catalog: &Catalog,
+    path: &[u8],
+    listed: &'s Listed,
+    before: Option<&Version<'s>>,
+    anew: &mut Anew,
+    stop: &Stop,
+) -> Result<Step<'s>> {
+    if before.is_some_and(|before| before.last.snapshot.tree == listed.snapshot.tree) {
+        return Ok(Step::Same);
+    }
+    let entry = find_path(catalog, &listed.snapshot, path)?;
+    let happened = match (before.and_then(|before| before.entry.as_ref()), &entry) {
+        (None, None) => return Ok(Step::Same),
+        (None, Some(_)) => Happened::Created,
+        (Some(_), None) => Happened::Deleted,
+        (Some(old), Some(new)) => match compare(catalog, old, new, stop)?.0 {
+            aspects if aspects.any() => Happened::Changed(aspects),
+            _ => return Ok(Step::Same),
+        },
+    };
+    let bytes_new = entry.as_ref().map_or(Ok(Some(0)), |entry| anew.count(catalog, entry, stop))?;
+    Ok(Step::New(Version { first: listed, last: listed, snapshots: 1, happened, entry, bytes_new }))
+}
+
+/// What earlier versions had.
+#[derive(Default)]
+struct Anew {
+    seen: Marks,
+    bytes: u64,
+}
+
+impl Anew {
+    fn count(&mut self, catalog: &Catalog, entry: &Entry, stop: &Stop) -> Result<Option<u64>> {
+        self.bytes = 0;
+        match walk_entry(catalog, entry, self, stop) {
+            Ok(()) => Ok(Some(self.bytes)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Visitor for Anew {
+    fn node(&mut self, found: Found) -> Result<bool> {
+        Ok(self.seen.insert(found.ordinal))
+    }
+
+    fn chunks(&mut self, found: &[Found]) -> Result<()> {
+        for chunk in found {
+            self.bytes += if self.seen.insert(chunk.ordinal) { u64::from(chunk.len) } else { 0 };
+        }
+        Ok(())
+    }
+}

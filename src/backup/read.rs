@@ -2,11 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FileType, Stat, fstat};
 
 use super::buffers::{Buffer, Buffers};
 use super::cut::{Cutter, Part, Piece};
@@ -16,6 +14,7 @@ use crate::format::map::Map;
 use crate::format::tree::Payload;
 use crate::source::extents::{Span, Spans, is_sparse, read_at, same};
 use crate::source::metadata;
+use crate::source::open::open_file;
 use crate::source::owners::Owners;
 
 /// Reads for one thread.
@@ -140,17 +139,10 @@ fn shrank() -> io::Error {
     io::Error::other("it became shorter while it was read")
 }
 
-/// Opens what is at a place for reading; only a root may be a symlink. Access times are left
-/// alone where that is allowed, and opening a FIFO that took a file's place does not wait for a
-/// writer.
+/// Opens what is at a place for reading; only a root may be a symlink.
 pub fn open(place: &Place) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let open = |flags| match &place.folder.fd {
-        Some(fd) => openat(fd.as_fd(), place.name.as_slice(), flags | OFlags::NOFOLLOW, Mode::empty()),
-        None => openat(CWD, place.folder.path.as_path(), flags, Mode::empty()),
-    };
-    match open(flags | OFlags::NOATIME) {
-        Err(Errno::PERM) => Ok(open(flags)?.into()),
-        other => Ok(other?.into()),
+    match &place.folder.fd {
+        Some(fd) => open_file(fd, place.name.as_slice(), false),
+        None => open_file(CWD, place.folder.path.as_path(), true),
     }
 }

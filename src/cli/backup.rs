@@ -12,6 +12,7 @@ use jiff::Zoned;
 use serde::Serialize;
 
 use super::error::Exit;
+use super::excludes::ExcludeArgs;
 use super::global::Global;
 use super::init::InitOptions;
 use super::signals::STOP;
@@ -22,10 +23,9 @@ use crate::format::config::Tier;
 use crate::format::snapshot::{Method, Stats, VolumeInfo};
 use crate::repo::{Intent, Repo, layout};
 use crate::source::change_list::read_change_list;
-use crate::source::exclude::ExcludeOptions;
 use crate::source::extents::device_len;
 use crate::source::walk::raise_file_limit;
-use crate::text::{format_size, parse_size};
+use crate::text::format_size;
 
 /// What becomes of ranges of volumes that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,24 +71,8 @@ pub struct Backup {
     /// Do all but write
     #[arg(long)]
     dry_run: bool,
-    /// Leave out what this pattern matches, as in gitignore; may be given more than once
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<OsString>,
-    /// Read patterns from a file, one a line
-    #[arg(long, value_name = "F")]
-    exclude_from: Vec<PathBuf>,
-    /// Leave out what is in directories that have an entry of this name
-    #[arg(long, value_name = "NAME")]
-    exclude_if_present: Vec<OsString>,
-    /// Leave out what is in directories that are marked as caches (CACHEDIR.TAG)
-    #[arg(long)]
-    exclude_caches: bool,
-    /// Leave out files that are larger
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    exclude_larger_than: Option<u64>,
-    /// Do not enter other file systems
-    #[arg(long)]
-    one_file_system: bool,
+    #[command(flatten)]
+    excludes: ExcludeArgs,
     /// Back up the content of block devices that are met inside of directories
     #[arg(long)]
     read_devices: bool,
@@ -194,8 +178,6 @@ impl Backup {
 
     fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
         let time = self.time.unwrap_or_else(clock::now);
-        let mut never = vec![global.repository()?.to_path_buf()];
-        never.extend(global.cache_dir());
         Ok(BackupOptions {
             sources,
             host: self.host.unwrap_or_else(this_host),
@@ -206,15 +188,7 @@ impl Backup {
             user: std::env::var("USER").unwrap_or_default(),
             tier: self.tier,
             delta: !self.no_delta,
-            excludes: ExcludeOptions {
-                patterns: self.exclude,
-                pattern_files: self.exclude_from,
-                if_present: self.exclude_if_present,
-                caches: self.exclude_caches,
-                larger_than: self.exclude_larger_than,
-                one_file_system: self.one_file_system,
-                never,
-            },
+            excludes: self.excludes.options(global)?,
             scan: ScanOptions {
                 force_read: self.force_read,
                 read_devices: self.read_devices,
@@ -249,10 +223,6 @@ pub fn percent(text: &str) -> Result<f64, String> {
 fn tier(text: &str) -> Result<Tier, String> {
     Tier::from_name(text)
         .ok_or_else(|| format!("there is no tier '{text}': choose hot, warm, cold, archive or store"))
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    parse_size(text, 1)
 }
 
 /// A stream's name must not be taken for a file path.

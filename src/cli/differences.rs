@@ -80,6 +80,17 @@ impl Summary {
     }
 }
 
+#[derive(Serialize)]
+struct Sums<'a, T> {
+    #[serde(flatten)]
+    summary: Summary,
+    #[serde(flatten)]
+    more: &'a T,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
 /// Prints rows as they come, so that a long list needs no memory.
 pub struct Differences {
     rows: Option<output::Array>,
@@ -106,10 +117,16 @@ impl Differences {
 
     /// Prints the sums.
     pub fn end(self) -> Summary {
+        self.end_with(&Nothing {})
+    }
+
+    /// Prints the sums; in JSON with the fields of `more`.
+    pub fn end_with(self, more: &impl Serialize) -> Summary {
         let Summary { new, changed, deleted, .. } = self.summary;
         match self.rows {
             Some(rows) => {
-                let summary = serde_json::to_string(&self.summary).unwrap_or_default();
+                let summary = Sums { summary: self.summary, more };
+                let summary = serde_json::to_string(&summary).unwrap_or_default();
                 rows.end(&format!("],\"summary\":{summary}}}"));
             }
             None if self.quiet => {}

@@ -5,12 +5,14 @@ mod changes;
 mod check;
 mod clock;
 mod copy;
+mod compare;
 mod diff;
 mod differences;
 mod dump;
 mod dupes;
 mod entry;
 mod error;
+mod excludes;
 mod find;
 mod forget;
 mod global;
@@ -69,6 +71,7 @@ enum Command {
     History(history::History),
     Changes(changes::Changes),
     Diff(diff::Diff),
+    Compare(compare::Compare),
     Forget(Box<forget::Forget>),
     UndoForget(undo_forget::UndoForget),
     Protect(protect::Protect),
@@ -103,6 +106,7 @@ impl Command {
             Command::History(command) => command.run(global),
             Command::Changes(command) => command.run(global),
             Command::Diff(command) => command.run(global),
+            Command::Compare(command) => command.run(global),
             Command::Forget(command) => command.run(global),
             Command::UndoForget(command) => command.run(global),
             Command::Protect(command) => command.run(global),

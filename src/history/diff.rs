@@ -109,14 +109,7 @@ pub fn compare(
     after: &Entry,
     stop: &Stop,
 ) -> Result<(Aspects, Option<Ranges>)> {
-    let mut aspects = Aspects {
-        kind: before.kind() != after.kind(),
-        metadata: before.mode != after.mode
-            || before.owner != after.owner
-            || before.modified != after.modified
-            || before.xattrs != after.xattrs,
-        ..Aspects::default()
-    };
+    let mut aspects = compare_metadata(before, after);
     let mut ranges = None;
     match (before.map(), after.map()) {
         (Some(old), Some(new)) if old != new => {
@@ -125,16 +118,28 @@ pub fn compare(
             aspects.holes = found.bytes == 0;
             ranges = Some(found);
         }
-        (Some(_), Some(_)) => {}
-        _ => {
-            aspects.content = aspects.kind
-                || match (&before.payload, &after.payload) {
-                    (Payload::Dir(old), Payload::Dir(new)) => old.content != new.content,
-                    (old, new) => old != new,
-                };
-        }
+        _ => {}
+    }
+    if let (Payload::Dir(old), Payload::Dir(new)) = (&before.payload, &after.payload) {
+        aspects.content = old.content != new.content;
     }
     Ok((aspects, ranges))
+}
+
+/// In what two entries differ, as far as the entries themselves say: bytes and what is in
+/// directories are not compared.
+pub fn compare_metadata(before: &Entry, after: &Entry) -> Aspects {
+    let has_content = |entry: &Entry| entry.map().is_some() || entry.dir().is_some();
+    let kind = before.kind() != after.kind();
+    Aspects {
+        kind,
+        content: kind || !has_content(before) && before.payload != after.payload,
+        holes: false,
+        metadata: before.mode != after.mode
+            || before.owner != after.owner
+            || before.modified != after.modified
+            || before.xattrs != after.xattrs,
+    }
 }
 
 impl Side {

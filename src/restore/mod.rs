@@ -6,6 +6,7 @@
 //! written below them any more.
 
 mod archive;
+pub mod compare;
 mod content;
 mod dump;
 mod plan;

@@ -1,9 +1,11 @@
 //! Reading back what was restored.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use rustix::fs::{Advice, fadvise, fdatasync};
+use rustix::fs::{Advice, SeekFrom, fadvise, fdatasync, seek};
+use rustix::io::Errno;
 
 use super::select::Filter;
 use super::{Context, Restored};
@@ -15,7 +17,7 @@ use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::observe::Event;
 use crate::repo::nodes::{Entries, Extents};
-use crate::source::extents::read_at;
+use crate::source::extents::{device_len, read_at};
 use crate::source::path_of;
 use crate::target::TargetDir;
 
@@ -72,29 +74,77 @@ fn forget_cached(file: &File) -> std::io::Result<()> {
 fn content(context: &Context, map: &Map, path: &Path) -> Result<()> {
     let file = File::open(path).at("open", path)?;
     forget_cached(&file).at("write out", path)?;
+    differing(context, map, &file, path, &mut |at, _| {
+        Err(Error::NotFound(format!("it differs from the snapshot at byte {at}")))
+    })
+}
+
+/// Calls `each` with offset and length of every extent, or piece of one, of which `file` has other
+/// bytes; what it lacks at its end included. Chunks are compared by their ids.
+pub fn differing(
+    context: &Context,
+    map: &Map,
+    file: &File,
+    path: &Path,
+    each: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
     let key = context.repo.keys().ids(Kind::Data);
     let mut buffer = Vec::new();
     for item in Extents::of(context.catalog, map) {
         let (offset, extent) = item?;
-        let mut at = offset;
-        let end = offset + extent.len();
-        while at < end {
-            let len = if extent.data_len() > 0 { extent.len() } else { (end - at).min(ZEROS_LEN) };
-            buffer.resize(len as usize, 0);
-            let read = read_at(&file, &mut buffer, at).at("read", path)?;
-            let same = read == buffer.len()
-                && match extent {
-                    Extent::Data { id, .. } => ChunkId::of(key, &buffer) == id,
-                    _ => is_zero(&buffer),
-                };
-            if !same {
-                return Err(Error::NotFound(format!("it differs from the snapshot at byte {at}")));
-            }
-            at += len;
-            context.observer.event(Event::Advance { bytes: len, files: 0 });
+        let Extent::Data { id, len } = extent else {
+            differing_zeros(context, file, path, offset..offset + extent.len(), each)?;
+            continue;
+        };
+        context.stop.check()?;
+        buffer.resize(len as usize, 0);
+        let read = read_at(file, &mut buffer, offset).at("read", path)?;
+        if read < buffer.len() || ChunkId::of(key, &buffer) != id {
+            each(offset, len.into())?;
         }
+        context.observer.event(Event::Advance { bytes: len.into(), files: 0 });
     }
     Ok(())
+}
+
+/// As [`differing`], of a range that is zeros in the snapshot. Holes of the file are not read.
+pub fn differing_zeros(
+    context: &Context,
+    file: &File,
+    path: &Path,
+    range: Range<u64>,
+    each: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let len = device_len(file).at("find the length of", path)?;
+    let mut at = range.start;
+    let mut buffer = Vec::new();
+    while at < range.end {
+        context.stop.check()?;
+        if let Some(data) = next_data(file, at, len).filter(|data| *data > at) {
+            let end = data.min(range.end);
+            context.observer.event(Event::Advance { bytes: end - at, files: 0 });
+            at = end;
+            continue;
+        }
+        buffer.resize((range.end - at).min(ZEROS_LEN) as usize, 0);
+        let read = read_at(file, &mut buffer, at).at("read", path)?;
+        if read < buffer.len() || !is_zero(&buffer) {
+            each(at, buffer.len() as u64)?;
+        }
+        at += buffer.len() as u64;
+        context.observer.event(Event::Advance { bytes: buffer.len() as u64, files: 0 });
+    }
+    Ok(())
+}
+
+/// Where data begins at or behind `at`, as far as the file system knows; the file's end if all
+/// that is left is a hole.
+fn next_data(file: &File, at: u64, len: u64) -> Option<u64> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Some(data),
+        Err(Errno::NXIO) if at < len => Some(len),
+        Err(_) => None,
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod changes;
 pub mod exclude;
 pub mod extents;
 pub mod metadata;
+pub mod open;
 pub mod owners;
 pub mod walk;
 

@@ -1,0 +1,575 @@
+//! A live source against a snapshot: both trees are walked in step, and contents are compared
+//! some files at a time.
+
+use std::cmp::Ordering;
+use std::fs::File;
+use std::iter::Peekable;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering as Order};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rustix::fs::{AtFlags, CWD, FileType, Stat, stat, statat};
+use serde::Serialize;
+
+use super::content::write_content;
+use super::verify::{differing, differing_zeros};
+use super::window::Window;
+use super::{Context, RestoreOptions, Restored};
+use crate::error::{Error, IoContext, Result};
+use crate::format::map::{Extent, Map};
+use crate::format::tree::{Dir, Entry, Payload};
+use crate::history::diff::{Change, Each, Side, compare_metadata, diff};
+use crate::history::ranges::Ranges;
+use crate::id::ChunkId;
+use crate::observe::{Event, Observer, Stop};
+use crate::repo::Repo;
+use crate::repo::catalog::Catalog;
+use crate::repo::nodes::{Entries, Extents, child_path};
+use crate::source::exclude::{ExcludeOptions, Excludes};
+use crate::source::extents::{device_len, read_at};
+use crate::source::open::open_file;
+use crate::source::owners::Owners;
+use crate::source::walk::{Listed, Listing, THREADS_DEFAULT, Walker};
+use crate::source::{metadata, path_of};
+use crate::target::{Content, Counts, Empty, Metadata, OwnerMap};
+
+/// Contents that are compared together; each is open meanwhile.
+const FILES_MAX: usize = 400;
+/// Paths that wait to be reported until the contents before them were compared.
+const WAITING_MAX: usize = 4096;
+
+/// How thoroughly to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Kind, size, mode, owner, time of modification and attributes.
+    Metadata,
+    /// Also the bytes of the source, by the ids of chunks; the repository's data is not read.
+    Hash,
+    /// Also the bytes, with those in the repository.
+    Full,
+}
+
+/// What a comparison came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Compared {
+    /// Paths that both have.
+    #[serde(rename = "paths_compared")]
+    pub paths: u64,
+    /// Files and volumes whose content was compared, …
+    #[serde(rename = "files_compared")]
+    pub files: u64,
+    /// … and their length.
+    #[serde(rename = "bytes_compared")]
+    pub bytes: u64,
+    /// Paths that could not be compared.
+    pub errors: u64,
+    /// Whether bytes in the repository were the reason.
+    #[serde(skip)]
+    pub damage: bool,
+}
+
+/// What is compared with a snapshot.
+#[derive(Debug, Clone)]
+pub struct Live<'a> {
+    /// Its whole path in the snapshot.
+    pub path: &'a [u8],
+    /// Where it is.
+    pub source: &'a Path,
+    /// Whether that may be a symlink to what is meant.
+    pub follow: bool,
+    /// What of it does not count.
+    pub excludes: &'a ExcludeOptions,
+}
+
+/// Compares a source with its entry in a snapshot; calls `each` with what differs, as a change
+/// from the snapshot to the source.
+pub fn compare(
+    repo: &Repo,
+    catalog: &Catalog,
+    entry: &Entry,
+    live: &Live,
+    method: Method,
+    observer: &dyn Observer,
+    stop: &Stop,
+    each: &mut Each,
+) -> Result<Compared> {
+    let metadata = Metadata::new(OwnerMap::Numeric);
+    let options = RestoreOptions::default();
+    let context = Context { repo, catalog, options: &options, metadata: &metadata, observer, stop };
+    let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
+    let bytes = (method != Method::Metadata).then_some(bytes);
+    observer.event(Event::Phase { name: "comparing", bytes });
+    let Live { path, source, follow, excludes } = *live;
+    let excludes = Excludes::new(excludes, &[source.to_path_buf()])?;
+    let filter = excludes.below(source)?;
+    let found = match follow {
+        true => stat(source),
+        false => statat(CWD, source, AtFlags::SYMLINK_NOFOLLOW),
+    };
+    let found = found.at("find", source)?;
+    let mut comparison = Comparison {
+        context: &context,
+        method,
+        owners: Owners::of_system(),
+        waiting: Vec::new(),
+        checks: 0,
+        restored: Restored::default(),
+        compared: Compared::default(),
+        each,
+    };
+    let place = Place { dir: None, path: source.to_path_buf(), follow };
+    thread::scope(|scope| {
+        let walker = Walker::new(scope, source, THREADS_DEFAULT, &filter);
+        let listing = match metadata::kind(&found) {
+            FileType::Directory => Some(walker.take(walker.root())?),
+            _ => None,
+        };
+        comparison.tree(&walker, path, entry, &found, listing, place)
+    })?;
+    comparison.flush()?;
+    let Comparison { restored, mut compared, .. } = comparison;
+    compared.errors = restored.errors;
+    compared.damage = restored.damage;
+    Ok(compared)
+}
+
+/// Where something is in the source.
+#[derive(Clone)]
+struct Place {
+    /// The directory that it is in; `None` for the source itself.
+    dir: Option<Arc<OwnedFd>>,
+    /// The whole path.
+    path: PathBuf,
+    /// Whether it may be a symlink to what is meant.
+    follow: bool,
+}
+
+impl Place {
+    fn name(&self) -> &Path {
+        match &self.dir {
+            Some(_) => self.path.file_name().map_or(&self.path, Path::new),
+            None => &self.path,
+        }
+    }
+
+    fn open(&self) -> Result<File> {
+        let opened = match &self.dir {
+            Some(dir) => open_file(dir, self.name(), false),
+            None => open_file(CWD, self.name(), self.follow),
+        };
+        opened.at("open", &self.path)
+    }
+}
+
+/// A path that may differ.
+struct Waiting {
+    path: Vec<u8>,
+    change: Change,
+    /// Where the content is that is still to be compared.
+    check: Option<Place>,
+}
+
+struct Comparison<'a, 'e> {
+    context: &'a Context<'a>,
+    method: Method,
+    owners: Owners,
+    waiting: Vec<Waiting>,
+    checks: usize,
+    restored: Restored,
+    compared: Compared,
+    each: &'a mut Each<'e>,
+}
+
+/// A directory that both or only the source has.
+struct Open<'c> {
+    path: Vec<u8>,
+    place: PathBuf,
+    dir: Arc<OwnedFd>,
+    live: Peekable<std::vec::IntoIter<Listed>>,
+    before: Peekable<Box<dyn Iterator<Item = Result<Entry>> + 'c>>,
+}
+
+impl<'a> Comparison<'a, '_> {
+    fn tree(
+        &mut self,
+        walker: &Walker,
+        path: &[u8],
+        entry: &Entry,
+        found: &Stat,
+        listing: Option<Listing>,
+        place: Place,
+    ) -> Result<()> {
+        let mut stack: Vec<Open<'a>> = Vec::new();
+        self.pair(path, Some(entry.clone()), found, place.clone())?;
+        self.enter(&mut stack, path.to_vec(), Some(entry), listing, place.path)?;
+        while let Some(open) = stack.last_mut() {
+            self.context.stop.check()?;
+            let order = match (open.live.peek(), open.before.peek()) {
+                (None, None) => {
+                    stack.pop();
+                    continue;
+                }
+                (Some(_), None) => Ordering::Less,
+                (_, Some(Err(_))) => Ordering::Greater,
+                (None, Some(Ok(_))) => Ordering::Greater,
+                (Some(live), Some(Ok(before))) => live.name.cmp(&before.name),
+            };
+            let before = if order.is_ge() { open.before.next() } else { None };
+            let live = if order.is_le() { open.live.next() } else { None };
+            let before = match before.transpose() {
+                Ok(before) => before,
+                Err(error) => {
+                    // What the snapshot has from here on is not known, so that nothing is new.
+                    self.problem(&open.place.clone(), error)?;
+                    stack.pop();
+                    continue;
+                }
+            };
+            match live {
+                Some(live) => self.live(walker, &mut stack, live, before)?,
+                None => self.gone(open.path.clone(), before)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry of the source, and what the snapshot has under its name.
+    fn live(
+        &mut self,
+        walker: &Walker,
+        stack: &mut Vec<Open<'a>>,
+        live: Listed,
+        before: Option<Entry>,
+    ) -> Result<()> {
+        let Some(open) = stack.last() else { return Ok(()) };
+        let path = child_path(&open.path, &live.name);
+        let at = open.place.join(path_of(&live.name));
+        let place = Place { dir: Some(Arc::clone(&open.dir)), path: at.clone(), follow: false };
+        let found = match live.stat {
+            Ok(found) => found,
+            Err(error) => return self.problem(&at, error),
+        };
+        let listing = match live.subdir.map(|handle| walker.take(handle)).transpose() {
+            Ok(listing) => listing,
+            Err(error) => return self.problem(&at, error),
+        };
+        self.pair(&path, before.clone(), &found, place)?;
+        self.enter(stack, path, before.as_ref(), listing, at)
+    }
+
+    /// Only the snapshot has it.
+    fn gone(&mut self, above: Vec<u8>, before: Option<Entry>) -> Result<()> {
+        let Some(before) = before else { return Ok(()) };
+        let path = child_path(&above, &before.name);
+        let (catalog, stop) = (self.context.catalog, self.context.stop);
+        diff(catalog, &path, Side::Entry(before), Side::Nothing, stop, &mut |path, change| {
+            self.wait(Waiting { path: path.to_vec(), change, check: None })
+        })
+    }
+
+    fn enter(
+        &mut self,
+        stack: &mut Vec<Open<'a>>,
+        path: Vec<u8>,
+        before: Option<&Entry>,
+        listing: Option<Listing>,
+        place: PathBuf,
+    ) -> Result<()> {
+        let dir = before.and_then(Entry::dir);
+        let catalog = self.context.catalog;
+        match (dir, listing) {
+            (dir, Some(listing)) => {
+                let before: Box<dyn Iterator<Item = Result<Entry>> + 'a> = match dir {
+                    Some(dir) => Box::new(Entries::of(catalog, dir)),
+                    None => Box::new(std::iter::empty()),
+                };
+                let live = listing.entries.into_iter().peekable();
+                stack.push(Open { path, place, dir: listing.dir, live, before: before.peekable() });
+            }
+            (Some(dir), None) => {
+                for child in Entries::of(catalog, dir) {
+                    self.gone(path.clone(), Some(child?))?;
+                }
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn pair(&mut self, path: &[u8], before: Option<Entry>, found: &Stat, place: Place) -> Result<()> {
+        let after = match self.entry(before.as_ref(), found, &place) {
+            Ok(after) => after,
+            Err(error) => return self.problem(&place.path, error),
+        };
+        let Some(before) = before else {
+            return self.wait(Waiting { path: path.to_vec(), change: Change::New(after), check: None });
+        };
+        self.compared.paths += 1;
+        let mut aspects = compare_metadata(&before, &after);
+        if matches!(before.payload, Payload::Volume(_)) {
+            // The node of a device is touched by whoever writes to it.
+            aspects.metadata = before.mode != after.mode || before.owner != after.owner;
+        }
+        let both = before.map().is_some() && after.map().is_some();
+        let same_len = both && before.size() == after.size();
+        aspects.content |= both && !same_len;
+        let check = (same_len && before.size() > 0 && self.method != Method::Metadata).then_some(place);
+        if !aspects.any() && check.is_none() {
+            return Ok(());
+        }
+        let change = Change::Changed { before, after, aspects, ranges: None };
+        self.wait(Waiting { path: path.to_vec(), change, check })
+    }
+
+    /// What the source has, as an entry; a content is as long as it should be, and nothing else.
+    fn entry(&self, before: Option<&Entry>, found: &Stat, place: &Place) -> Result<Entry> {
+        let is_volume = before.is_some_and(|before| matches!(before.payload, Payload::Volume(_)));
+        let content = |len: u64| match len {
+            0 => Map::default(),
+            len => Map::Inline(vec![Extent::Zero { len }]),
+        };
+        let name = place.name().as_os_str().as_encoded_bytes();
+        let payload = match metadata::kind(found) {
+            FileType::RegularFile => Payload::File(content(found.st_size as u64)),
+            FileType::Directory => Payload::Dir(Dir {
+                root: None,
+                entries: 0,
+                files: 0,
+                bytes: 0,
+                content: ChunkId([0; ChunkId::LEN]),
+            }),
+            FileType::BlockDevice if is_volume => {
+                let len = device_len(&place.open()?).at("find the length of", &place.path)?;
+                Payload::Volume(content(len))
+            }
+            _ => {
+                let payload = match &place.dir {
+                    Some(dir) => metadata::payload_without_content(dir, name, found),
+                    None => metadata::payload_without_content(CWD, name, found),
+                };
+                let payload = payload.at("read", &place.path)?;
+                payload.ok_or_else(|| Error::NotFound("it is of a kind that Linux does not have".into()))?
+            }
+        };
+        let xattrs = match before {
+            Some(before) if is_volume || metadata::unchanged(found, before) => before.xattrs.clone(),
+            Some(_) => self.xattrs(place, metadata::kind(found))?,
+            None => Vec::new(),
+        };
+        let name = before.map_or(name, |before| &before.name).to_vec();
+        Ok(metadata::entry(name, found, &self.owners, xattrs, payload))
+    }
+
+    fn xattrs(&self, place: &Place, kind: FileType) -> Result<Vec<crate::format::tree::Xattr>> {
+        let name = place.name().as_os_str().as_encoded_bytes();
+        let xattrs = match (&place.dir, kind) {
+            (Some(dir), _) => metadata::xattrs_of_path(dir, name),
+            (None, FileType::RegularFile | FileType::Directory) => {
+                place.open().map_or(Ok(Vec::new()), metadata::xattrs_of_fd)
+            }
+            (None, _) => Ok(Vec::new()),
+        };
+        xattrs.at("read the attributes of", &place.path)
+    }
+
+    /// Something that could not be compared. What is no fault of one path ends it all.
+    fn problem(&mut self, path: &Path, error: Error) -> Result<()> {
+        match error {
+            Error::Io { .. } | Error::NotFound(_) => {}
+            ref error if error.is_damage() => {}
+            error => return Err(error),
+        }
+        self.context.problem(path.to_path_buf(), &error, &mut self.restored);
+        Ok(())
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> Result<()> {
+        self.checks += usize::from(waiting.check.is_some());
+        self.waiting.push(waiting);
+        match self.checks >= FILES_MAX || self.waiting.len() >= WAITING_MAX {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Compares contents that wait for it, and reports what differs in its order.
+    fn flush(&mut self) -> Result<()> {
+        self.checks = 0;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let mut checks = Vec::new();
+        for (number, wait) in waiting.iter_mut().enumerate() {
+            let Change::Changed { before, .. } = &wait.change else { continue };
+            let (Some(place), Some(map)) = (wait.check.take(), before.map()) else { continue };
+            checks.push(Check { number, place, map: map.clone() });
+        }
+        let results = match self.method {
+            Method::Full => full(self.context, &checks, &mut self.restored)?,
+            _ => hashed(self.context, &checks)?,
+        };
+        for (check, result) in checks.iter().zip(results) {
+            match result {
+                Ok(found) => {
+                    self.compared.files += 1;
+                    self.compared.bytes += check.map.len();
+                    if let Change::Changed { aspects, ranges, .. } = &mut waiting[check.number].change {
+                        aspects.content = found.bytes > 0;
+                        *ranges = (found.bytes > 0).then_some(found);
+                    }
+                }
+                Err(error) => self.problem(&check.place.path, error)?,
+            }
+        }
+        for Waiting { path, change, .. } in waiting {
+            if !matches!(&change, Change::Changed { aspects, .. } if !aspects.any()) {
+                (self.each)(&path, change)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A content to be compared.
+struct Check {
+    number: usize,
+    place: Place,
+    map: Map,
+}
+
+/// What differs in each, by the ids of chunks.
+fn hashed(context: &Context, checks: &[Check]) -> Result<Vec<Result<Ranges>>> {
+    let one = |check: &Check| {
+        let mut ranges = Ranges::default();
+        let file = check.place.open()?;
+        differing(context, &check.map, &file, &check.place.path, &mut |offset, len| {
+            ranges.push(offset, len);
+            Ok(())
+        })?;
+        Ok(ranges)
+    };
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<Result<Ranges>>>> = checks.iter().map(|_| Mutex::new(None)).collect();
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(checks.len());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((check, result)) = {
+                    let number = next.fetch_add(1, Order::Relaxed);
+                    checks.get(number).zip(results.get(number))
+                } {
+                    if let Ok(mut result) = result.lock() {
+                        *result = Some(one(check));
+                    }
+                }
+            });
+        }
+    });
+    let ended = || Error::Internal("a thread that compares ended early");
+    results.into_iter().map(|result| result.into_inner().ok().flatten().ok_or_else(ended)).collect()
+}
+
+/// What differs in each, byte by byte: as if they were restored, by something that only compares.
+fn full(context: &Context, checks: &[Check], restored: &mut Restored) -> Result<Vec<Result<Ranges>>> {
+    let mut window = Window::default();
+    let mut comparers = Vec::with_capacity(checks.len());
+    for Check { place, map, .. } in checks {
+        let file = match place.open() {
+            Ok(file) => file,
+            Err(error) => {
+                comparers.push(Err(error));
+                continue;
+            }
+        };
+        let comparer = Arc::new(Comparer { file, path: place.path.clone(), found: Mutex::default() });
+        let content = Arc::clone(&comparer) as Arc<dyn Content + Send>;
+        match map {
+            Map::Inline(extents) => add(&mut window, extents, content, &place.path),
+            map => write_content(context, map, &content, &place.path, restored)?,
+        }
+        if window.is_full() {
+            std::mem::take(&mut window).write(context)?.note(context, restored);
+        }
+        comparers.push(compare_zeros(context, map, &comparer).map(|()| comparer));
+    }
+    window.write(context)?.note(context, restored);
+    Ok(comparers.into_iter().map(|comparer| comparer?.ranges()).collect())
+}
+
+fn add(window: &mut Window, extents: &[Extent], content: Arc<dyn Content + Send>, path: &Path) {
+    let to = window.open(content, path.to_path_buf());
+    let mut offset = 0;
+    for extent in extents {
+        if let Extent::Data { id, len } = *extent {
+            window.piece(to, offset, id, len);
+        }
+        offset += extent.len();
+    }
+}
+
+fn compare_zeros(context: &Context, map: &Map, comparer: &Comparer) -> Result<()> {
+    for item in Extents::of(context.catalog, map) {
+        let (offset, extent) = item?;
+        if extent.data_len() == 0 {
+            let range = offset..offset + extent.len();
+            differing_zeros(context, &comparer.file, &comparer.path, range, &mut |offset, len| {
+                comparer.add(offset, len)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes what would be restored, and compares it with what is there.
+struct Comparer {
+    file: File,
+    path: PathBuf,
+    /// What differs: offset and length, in no order.
+    found: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Comparer {
+    fn add(&self, offset: u64, len: u64) -> Result<()> {
+        let mut found =
+            self.found.lock().map_err(|_| Error::Internal("a thread that compares ended early"))?;
+        found.push((offset, len));
+        Ok(())
+    }
+
+    fn ranges(&self) -> Result<Ranges> {
+        let mut found =
+            self.found.lock().map_err(|_| Error::Internal("a thread that compares ended early"))?;
+        found.sort_unstable();
+        let mut ranges = Ranges::default();
+        found.iter().for_each(|&(offset, len)| ranges.push(offset, len));
+        Ok(ranges)
+    }
+}
+
+impl Content for Comparer {
+    fn size(&self) -> u64 {
+        device_len(&self.file).unwrap_or_default()
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut there = vec![0; bytes.len()];
+        let read = read_at(&self.file, &mut there, offset).at("read", &self.path)?;
+        match read == bytes.len() && there == bytes {
+            true => Ok(()),
+            false => self.add(offset, bytes.len() as u64),
+        }
+    }
+
+    /// Zeros are compared apart, where a stop can be heard.
+    fn zero_at(&self, _: u64, _: u64, _: Empty) -> Result<()> {
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        read_at(&self.file, buffer, offset).at("read", &self.path).map(drop)
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::default()
+    }
+}

@@ -36,6 +36,7 @@ mod snapshots;
 mod stats;
 mod undo_forget;
 mod upgrade;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -72,6 +73,7 @@ enum Command {
     Changes(changes::Changes),
     Diff(diff::Diff),
     Compare(compare::Compare),
+    Verify(verify::Verify),
     Forget(Box<forget::Forget>),
     UndoForget(undo_forget::UndoForget),
     Protect(protect::Protect),
@@ -107,6 +109,7 @@ impl Command {
             Command::Changes(command) => command.run(global),
             Command::Diff(command) => command.run(global),
             Command::Compare(command) => command.run(global),
+            Command::Verify(command) => command.run(global),
             Command::Forget(command) => command.run(global),
             Command::UndoForget(command) => command.run(global),
             Command::Protect(command) => command.run(global),

@@ -10,10 +10,13 @@ mod blame;
 mod clerk;
 mod findings;
 mod foreign;
+mod frames;
 mod hurts;
+mod needed;
 mod packs;
 mod part;
 mod structure;
+pub mod verify;
 
 use jiff::Timestamp;
 use serde::Serialize;

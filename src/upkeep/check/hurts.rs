@@ -31,6 +31,23 @@ pub fn find(
     snapshots.listed.iter().rev().try_for_each(|listed| search.snapshot(listed))
 }
 
+/// Finds those of one entry of a snapshot, which has this whole path.
+pub fn find_below(
+    catalog: &Catalog,
+    (listed, path, entry): (&Listed, &[u8], &Entry),
+    findings: &mut Findings,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<()> {
+    observer.event(Event::Phase { name: "finding what is hurt", bytes: None });
+    let mut search = Search { catalog, findings, stop, sound: Marks::default() };
+    let entries = Entries::of_roots(catalog, None);
+    let mut above = OpenDir { path: Vec::new(), ordinal: None, entries, is_sound: true };
+    let entry = Entry { name: path.to_vec(), ..entry.clone() };
+    let below = search.entry(&mut above, entry, &listed.id.short())?;
+    search.walk(below.into_iter().collect(), &listed.id.short())
+}
+
 struct Search<'a> {
     catalog: &'a Catalog,
     findings: &'a mut Findings,
@@ -56,17 +73,21 @@ impl<'a> Search<'a> {
         let ordinal = self.ordinal(&tree.node)?;
         let entries = Entries::of_roots(self.catalog, Some(tree));
         stack.extend(self.enter(Vec::new(), ordinal, entries));
+        self.walk(stack, &short)
+    }
+
+    fn walk(&mut self, mut stack: Vec<OpenDir<'a>>, short: &str) -> Result<()> {
         while let Some(dir) = stack.last_mut() {
             self.stop.check()?;
             match dir.entries.next() {
                 Some(Ok(entry)) => {
-                    let child = self.entry(dir, entry, &short)?;
+                    let child = self.entry(dir, entry, short)?;
                     stack.extend(child);
                 }
                 Some(Err(error)) => {
                     dir.is_sound = false;
                     let object = self.blame(error)?;
-                    self.findings.hurt(&object, &shown(&dir.path), &short);
+                    self.findings.hurt(&object, &shown(&dir.path), short);
                 }
                 None => self.leave(&mut stack),
             }

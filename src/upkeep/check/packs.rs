@@ -1,34 +1,30 @@
 //! Checking packs: all of their tables of contents, and the data of those that are to be read.
 //!
 //! One thread reads packs from their first byte to their last and hashes them, others open the
-//! frames that it hands out and check each chunk. Between them are a few frames at most, and
-//! their buffers go round.
+//! frames that it hands out and check each chunk.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
 use super::bases;
 use super::clerk::Clerk;
 use super::findings::{Findings, damage_of, pack_name, reason};
+use super::frames::{Fault, Feed, open_frames};
 use super::part::{Chosen, Part};
 use crate::error::{Error, Result};
-use crate::format::bad::{Bad, Slots};
+use crate::format::bad::Bad;
 use crate::format::ledger::Ledger;
 use crate::format::pack::HEADER_LEN;
 use crate::id::{Hasher, PackId};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
-use crate::repo::frames::FrameReader;
 use crate::repo::index::PackRecord;
 use crate::repo::reader::OpenPack;
 use crate::repo::{Repo, layout};
 
-/// Frames that were read and wait to be opened: a few for each thread, each 8 MiB at most.
-const QUEUE: usize = 6;
 /// A pack's trailer is read in pieces of this length.
 const PIECE_LEN: u64 = 1 << 20;
 /// What was found good is written down each time so many bytes were read.
@@ -62,21 +58,6 @@ pub struct Packs<'a> {
     pub findings: &'a mut Findings,
     pub observer: &'a dyn Observer,
     pub stop: &'a Stop,
-}
-
-/// A frame to be opened.
-struct Job {
-    pack: Arc<OpenPack>,
-    frame: u32,
-    stored: Vec<u8>,
-}
-
-/// A frame that could not be opened, or a chunk in it that is not what it should be.
-struct Fault {
-    pack: PackId,
-    frame: u32,
-    slots: Slots,
-    error: Error,
 }
 
 /// A pack in the store, and what the index says of it.
@@ -152,22 +133,8 @@ impl Packs<'_> {
             true => thread::available_parallelism().map_or(1, usize::from),
             false => 0,
         };
-        round.faults = thread::scope(|scope| {
-            let (jobs, work) = bounded(QUEUE);
-            let (give_back, spare) = bounded(QUEUE);
-            let workers: Vec<_> = (0..threads)
-                .map(|_| {
-                    let (catalog, work, give_back) = (self.catalog, work.clone(), give_back.clone());
-                    scope.spawn(move || open_all(catalog, work, give_back))
-                })
-                .collect();
-            drop(work);
-            let mut feed = Feed { jobs: &jobs, spare: &spare };
-            let done = packs
-                .iter()
-                .try_for_each(|pack| self.pack(pack, chosen.contains(&pack.id), &mut feed, &mut round));
-            drop(jobs);
-            collect(workers, done)
+        round.faults = open_frames(self.catalog, threads, |feed| {
+            packs.iter().try_for_each(|pack| self.pack(pack, chosen.contains(&pack.id), feed, &mut round))
         })?;
         Ok(round)
     }
@@ -186,7 +153,7 @@ impl Packs<'_> {
         Ok(packs)
     }
 
-    fn pack(&mut self, listed: &Listed, read: bool, feed: &mut Feed, round: &mut Round) -> Result<()> {
+    fn pack(&mut self, listed: &Listed, read: bool, feed: &Feed, round: &mut Round) -> Result<()> {
         self.stop.check()?;
         let pack = match self.catalog.reader().open(&listed.id, listed.len) {
             Ok(pack) => Arc::new(pack),
@@ -237,7 +204,7 @@ impl Packs<'_> {
     }
 
     /// Reads a pack from end to end and hands out its frames; the name that its bytes have.
-    fn read(&self, pack: &Arc<OpenPack>, len: u64, feed: &mut Feed) -> Result<PackId> {
+    fn read(&self, pack: &Arc<OpenPack>, len: u64, feed: &Feed) -> Result<PackId> {
         let (store, name) = (self.catalog.store(), layout::pack(&pack.id));
         let mut hasher = Hasher::plain();
         let mut header = [0; HEADER_LEN];
@@ -249,9 +216,7 @@ impl Packs<'_> {
             store.get(&name, place.offset, &mut stored)?;
             hasher.update(&stored);
             self.observer.event(Event::Advance { bytes: place.stored_len.into(), files: 0 });
-            feed.jobs
-                .send(Job { pack: Arc::clone(pack), frame, stored })
-                .map_err(|_| Error::Internal("the threads that open frames ended early"))?;
+            feed.send(pack, frame, stored)?;
         }
         let mut at = pack.trailer.frames_end();
         while at < len {
@@ -299,50 +264,4 @@ fn round_len(packs: &[Listed], chosen: &HashSet<PackId>) -> usize {
         bytes >= ROUND_BYTES
     };
     packs.iter().position(is_full).map_or(packs.len(), |last| last + 1)
-}
-
-/// Where frames go, and where their buffers come back from.
-struct Feed<'a> {
-    jobs: &'a Sender<Job>,
-    spare: &'a Receiver<Vec<u8>>,
-}
-
-impl Feed<'_> {
-    fn buffer(&self, len: usize) -> Vec<u8> {
-        let mut buffer = self.spare.try_recv().unwrap_or_default();
-        buffer.resize(len, 0);
-        buffer
-    }
-}
-
-fn collect(workers: Vec<ScopedJoinHandle<'_, Result<Vec<Fault>>>>, done: Result<()>) -> Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    for worker in workers {
-        // If a worker failed, its error is the cause of the other.
-        faults.extend(worker.join().map_err(|_| Error::Internal("a thread that opens frames ended early"))??);
-    }
-    done.map(|()| faults)
-}
-
-fn open_all(catalog: &Catalog, work: Receiver<Job>, give_back: Sender<Vec<u8>>) -> Result<Vec<Fault>> {
-    let (mut frames, mut scratch) = (FrameReader::new(catalog)?, Vec::new());
-    let mut faults = Vec::new();
-    for mut job in work {
-        let (pack, frame) = (&*job.pack, job.frame);
-        let fault = |slots, error| Fault { pack: pack.id, frame, slots, error };
-        let place = pack.frame(frame)?;
-        match frames.open(pack, frame, &mut job.stored, &mut scratch) {
-            Err(error) => faults.push(fault(Slots::range(place.slot, place.chunks), error)),
-            Ok(raw) => {
-                for (slot, chunk) in (place.slot..).zip(pack.trailer.slots_of(place)) {
-                    if let Err(error) = catalog.reader().chunk(pack, chunk, raw) {
-                        faults.push(fault(Slots::range(slot, 1), error));
-                    }
-                }
-            }
-        }
-        // With enough buffers on their way, this one is not needed any more.
-        let _ = give_back.try_send(job.stored);
-    }
-    Ok(faults)
 }

@@ -34,20 +34,35 @@ pub fn check(
     stop: &Stop,
 ) -> Result<()> {
     observer.event(Event::Phase { name: "checking snapshots", bytes: None });
-    let mut structure = Structure {
-        catalog,
-        tree_key: repo.keys().ids(Kind::Tree),
-        findings,
-        observer,
-        stop,
-        dirs: Marks::default(),
-        nodes: Marks::default(),
-        chunks: Vec::new(),
-    };
+    let mut structure = Structure::new(repo, catalog, findings, observer, stop);
     for listed in &snapshots.listed {
         structure.snapshot(listed)?;
     }
     structure.flush()
+}
+
+/// Follows one snapshot, or one entry of it under its whole path; the ordinals of the chunks that
+/// it needs.
+pub fn needed(
+    repo: &Repo,
+    catalog: &Catalog,
+    (listed, path, entry): (&Listed, &[u8], Option<&Entry>),
+    findings: &mut Findings,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Marks> {
+    observer.event(Event::Phase { name: "checking the snapshot", bytes: None });
+    let mut structure = Structure::new(repo, catalog, findings, observer, stop);
+    structure.needed = Some(Marks::default());
+    match entry {
+        None => structure.snapshot(listed)?,
+        Some(entry) => {
+            let top = structure.follow(Entry { name: path.to_vec(), ..entry.clone() })?;
+            structure.walk(top.into_iter().collect(), listed)?;
+        }
+    }
+    structure.flush()?;
+    Ok(structure.needed.take().unwrap_or_default())
 }
 
 struct Structure<'a> {
@@ -62,6 +77,8 @@ struct Structure<'a> {
     nodes: Marks,
     /// Chunks with the lengths that maps say, to be looked up.
     chunks: Vec<(ChunkId, u32)>,
+    /// All chunks that were met and are somewhere, if that is wanted.
+    needed: Option<Marks>,
 }
 
 /// A directory on the way to where we are.
@@ -117,7 +134,27 @@ impl OpenDir {
     }
 }
 
-impl Structure<'_> {
+impl<'a> Structure<'a> {
+    fn new(
+        repo: &'a Repo,
+        catalog: &'a Catalog,
+        findings: &'a mut Findings,
+        observer: &'a dyn Observer,
+        stop: &'a Stop,
+    ) -> Self {
+        Self {
+            catalog,
+            tree_key: repo.keys().ids(Kind::Tree),
+            findings,
+            observer,
+            stop,
+            dirs: Marks::default(),
+            nodes: Marks::default(),
+            chunks: Vec::new(),
+            needed: None,
+        }
+    }
+
     fn snapshot(&mut self, listed: &Listed) -> Result<()> {
         let name = format!("snapshot {}", listed.id);
         let tree = match listed.snapshot.tree.root() {
@@ -133,6 +170,10 @@ impl Structure<'_> {
         {
             stack.push(OpenDir::new(Vec::new(), Some(tree), None, self.tree_key));
         }
+        self.walk(stack, listed)
+    }
+
+    fn walk(&mut self, mut stack: Vec<OpenDir>, listed: &Listed) -> Result<()> {
         while let Some(dir) = stack.last_mut() {
             self.stop.check()?;
             if let Some(child) = self.advance(dir)? {
@@ -267,6 +308,12 @@ impl Structure<'_> {
             match location {
                 Some(location) => found.push((location, at)),
                 None => self.missing(ids[at])?,
+            }
+        }
+        if let Some(needed) = &mut self.needed {
+            let index = self.catalog.index()?;
+            for ordinal in found.iter().filter_map(|(location, _)| index.ordinal(*location)) {
+                needed.insert(ordinal);
             }
         }
         found.sort_unstable();

@@ -434,8 +434,9 @@ impl<'c> Assembler<'c> {
                 stats.files_new += 1;
                 stats.bytes_files_new += size;
             }
-            Change::Changed => {
+            Change::Changed(before) => {
                 stats.files_changed += 1;
+                stats.bytes_files_changed_before += before;
                 stats.bytes_files_changed += size;
             }
             Change::Unchanged => stats.files_unchanged += 1,

@@ -190,6 +190,9 @@ impl<'a> Scan<'a> {
         }
         let folder = Arc::new(Folder { path: place.path(), fd: Some(Arc::clone(&listing.dir)) });
         self.enter(&place, name, &listing, before.as_ref())?;
+        if let Some(file) = before.as_ref().filter(|before| before.dir().is_none()) {
+            self.deleted(file)?;
+        }
         let entries = before.as_ref().and_then(Entry::dir);
         let entries = entries.map(|dir| Entries::of(self.catalog, dir).remembering());
         let mut before = Before { next: None, rest: entries };
@@ -303,7 +306,10 @@ impl<'a> Scan<'a> {
 
     /// Anything but a directory.
     fn entry(&mut self, place: Place, name: Vec<u8>, stat: &Stat, before: Option<Entry>) -> Result<()> {
-        let change = change_of(before.as_ref());
+        let change = Change::since(before.as_ref());
+        if let Some(dir) = before.as_ref().filter(|before| before.dir().is_some()) {
+            self.deleted(dir)?;
+        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         // The parent may have its node only.
         let is_volume = kind == FileType::BlockDevice && self.options.read_devices;
@@ -427,7 +433,7 @@ impl<'a> Scan<'a> {
 
     fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>) -> Result<()> {
         let earlier = before.and_then(Entry::map).cloned().map(Box::new);
-        self.send(Step::Begin(place, entry, change_of(before), earlier))
+        self.send(Step::Begin(place, entry, Change::since(before), earlier))
     }
 
     /// All pieces of some spans; `more_follows` if they end amid data.
@@ -468,10 +474,6 @@ impl<'a> Scan<'a> {
         }
         Ok(())
     }
-}
-
-fn change_of(before: Option<&Entry>) -> Change {
-    if before.is_some() { Change::Changed } else { Change::New }
 }
 
 /// What happened, without the path that the caller shows already.

@@ -28,10 +28,21 @@ pub const LINKED_MAX: usize = 256 << 10;
 pub enum Change {
     /// The parent does not have it.
     New,
-    /// The parent has it otherwise.
-    Changed,
+    /// The parent has it otherwise, with a content of this length.
+    Changed(u64),
     /// It is as the parent has it.
     Unchanged,
+}
+
+impl Change {
+    /// Of what is read because the parent has it otherwise, or not. What was a directory there
+    /// is new.
+    pub fn since(before: Option<&Entry>) -> Self {
+        match before.filter(|before| before.dir().is_none()) {
+            Some(before) => Change::Changed(before.size()),
+            None => Change::New,
+        }
+    }
 }
 
 /// An open directory and its path.

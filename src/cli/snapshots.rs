@@ -92,14 +92,42 @@ fn table(rows: &[&Listed], protected: &HashSet<SnapshotId>, verbose: bool) {
 }
 
 fn details(stats: &Stats) {
-    output::line(&format!(
-        "          {} new, {} changed, {} deleted, {} unchanged files; {} stored; {} errors; {:.1} s",
-        stats.files_new,
-        stats.files_changed,
-        stats.files_deleted,
-        stats.files_unchanged,
-        format_size(stats.bytes_stored),
-        stats.errors,
-        stats.seconds
-    ));
+    let size = format_size;
+    let line = |name: &str, text: String| output::line(&format!("          {name:<10} {text}"));
+    line(
+        "files",
+        format!(
+            "{} new ({}), {} changed ({}, were {}), {} deleted ({}), {} unchanged; {} directories",
+            stats.files_new,
+            size(stats.bytes_files_new),
+            stats.files_changed,
+            size(stats.bytes_files_changed),
+            size(stats.bytes_files_changed_before),
+            stats.files_deleted,
+            size(stats.bytes_files_deleted),
+            stats.files_unchanged,
+            stats.dirs
+        ),
+    );
+    line(
+        "read",
+        format!(
+            "{} of {}, {} skipped as holes, {} were zeros",
+            size(stats.bytes_read),
+            size(stats.bytes_source),
+            size(stats.bytes_hole),
+            size(stats.bytes_zero)
+        ),
+    );
+    line(
+        "stored",
+        format!(
+            "{}, {} of it metadata, for {} new bytes in {} chunks",
+            size(stats.bytes_stored),
+            size(stats.bytes_metadata),
+            size(stats.bytes_new),
+            stats.chunks_new
+        ),
+    );
+    line("time", format!("{:.1} s; {} errors", stats.seconds, stats.errors));
 }

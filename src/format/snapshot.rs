@@ -201,6 +201,8 @@ pub struct Stats {
     pub bytes_files_new: u64,
     /// Length of the changed files as they are now.
     pub bytes_files_changed: u64,
+    /// Length that the changed files had before.
+    pub bytes_files_changed_before: u64,
     /// Length that the deleted files had.
     pub bytes_files_deleted: u64,
     /// Bytes that were read.

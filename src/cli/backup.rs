@@ -6,15 +6,17 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use serde::Serialize;
 
 use super::error::Exit;
 use super::excludes::ExcludeArgs;
 use super::global::Global;
 use super::init::InitOptions;
+use super::metrics::Metrics;
 use super::signals::STOP;
 use super::{Outcome, clock, output};
 use crate::backup::{self, BackupOptions, Known, ScanOptions, Share, Source, Volume};
@@ -90,6 +92,9 @@ pub struct Backup {
     /// default 0.1, but at least 4 MiB and at most 256 MiB
     #[arg(long, value_name = "PCT", value_parser = percent)]
     spot_check: Option<f64>,
+    /// Write what the run came to into a text file for Prometheus, also if it fails
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
     /// Back up standard input under this name
     #[arg(long, value_name = "NAME", conflicts_with = "from_command")]
     stdin: Option<OsString>,
@@ -104,6 +109,29 @@ pub struct Backup {
 impl Backup {
     /// Backs up.
     pub fn run(self, global: &Global) -> Outcome {
+        let Some(path) = self.metrics.clone() else { return self.back_up(global, &mut None) };
+        let started = Instant::now();
+        let host = self.host.clone().unwrap_or_else(this_host);
+        let mut metrics =
+            Metrics::new(&[("command", "backup"), ("host", &host), ("label", &self.label.clone())]);
+        let mut stats = None;
+        let outcome = self.back_up(global, &mut stats);
+        if let Some(stats) = &stats {
+            measure(&mut metrics, stats);
+        }
+        let written = metrics.finish(&path, &outcome, Timestamp::now(), started.elapsed().as_secs_f64());
+        match (outcome, written) {
+            (Ok(_), Err(e)) => Err(e),
+            (outcome, Err(e)) => {
+                output::notice(&e.to_string());
+                outcome
+            }
+            (outcome, Ok(())) => outcome,
+        }
+    }
+
+    /// What was counted goes into `stats`, if it comes to that.
+    fn back_up(self, global: &Global, stats: &mut Option<Stats>) -> Outcome {
         let sources = self.sources()?;
         raise_file_limit();
         if self.init {
@@ -121,6 +149,7 @@ impl Backup {
             global.notice(&format!("the pattern '{pattern}' matched nothing"));
         }
         report(&outcome, global);
+        *stats = Some(outcome.stats.clone());
         Ok(if outcome.stats.errors > 0 { Exit::Incomplete } else { Exit::Done })
     }
 
@@ -241,6 +270,28 @@ fn stream_name(name: &OsString) -> Result<Vec<u8>> {
 /// This machine's name.
 pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn measure(metrics: &mut Metrics, stats: &Stats) {
+    let files = [
+        ("new", stats.files_new),
+        ("changed", stats.files_changed),
+        ("unchanged", stats.files_unchanged),
+        ("deleted", stats.files_deleted),
+    ];
+    metrics.gauges("varv_backup_files", "Files of the last backup, by what became of them.", "state", &files);
+    let bytes = [
+        ("source", stats.bytes_source),
+        ("read", stats.bytes_read),
+        ("hole", stats.bytes_hole),
+        ("zero", stats.bytes_zero),
+        ("new", stats.bytes_new),
+        ("stored", stats.bytes_stored),
+        ("metadata", stats.bytes_metadata),
+    ];
+    metrics.gauges("varv_backup_bytes", "Bytes of the last backup, by what they are.", "kind", &bytes);
+    let help = "Paths and ranges that the last backup could not read, or that changed meanwhile.";
+    metrics.gauge("varv_backup_errors", help, stats.errors);
 }
 
 /// What `backup --json` prints.

@@ -47,7 +47,8 @@ impl Exit {
         }
     }
 
-    fn code(self) -> u8 {
+    /// Its number.
+    pub fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
             Exit::Failed => 1,

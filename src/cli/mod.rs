@@ -23,6 +23,7 @@ mod key;
 mod list;
 mod locks;
 mod manual;
+mod metrics;
 mod output;
 mod progress;
 mod protect;

@@ -32,7 +32,12 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("stats", 0, "stats"),
     ("protect", 0, "protect @"),
     ("unprotect", 0, "unprotect @"),
-    ("backup", 0, "backup --force-read $/source"),
+    ("backup", 0, "backup --force-read --exclude odd* $/source"),
+    ("history", 0, "history $/source/file"),
+    ("changes", 5, "changes --since 1B"),
+    ("diff", 5, "diff 1B 0B"),
+    ("compare", 5, "compare --method full $/source"),
+    ("verify", 0, "verify"),
     ("forget", 0, "forget --keep-last 1"),
     ("undo-forget", 0, "undo-forget"),
     ("forget", 0, "forget --keep-last 1"),
@@ -92,7 +97,8 @@ impl Page {
     fn section(&mut self, text: &str) {
         let mut parts = text.split("\n### ");
         let own = parts.next().unwrap();
-        let below = parts.map(|part| (quoted(part).next().unwrap().to_owned(), fields(part)));
+        let names = |part| quoted(str::lines(part).next().unwrap()).map(str::to_owned);
+        let below = parts.flat_map(|part| names(part).map(|name| (name, fields(part))));
         let section = Section { fields: fields(own), below: below.collect() };
         for name in quoted(own.lines().next().unwrap()) {
             assert!(self.sections.insert(name.into(), section.clone()).is_none(), "{name} twice");
@@ -183,6 +189,7 @@ fn what_is_printed_is_what_the_page_says() {
     collect("locks", &with_a_lock(&varv), &page, &mut printed);
     lose_a_pack(&varv);
     collect("check", &run(&varv, 4, "check").json(), &page, &mut printed);
+    collect("verify", &run(&varv, 4, "verify").json(), &page, &mut printed);
     break_a_pack_and_a_snapshot(&varv);
     collect("repair", &run(&varv, 4, "repair --dry-run").json(), &page, &mut printed);
     for (name, section) in &page.sections {

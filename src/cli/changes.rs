@@ -7,7 +7,6 @@ use clap::Args;
 use serde::Serialize;
 
 use super::differences::{Differences, SideRow};
-use super::entry::lossy;
 use super::global::Global;
 use super::select::Filters;
 use super::signals::STOP;
@@ -46,8 +45,6 @@ struct Head {
 #[derive(Serialize)]
 struct Compared {
     path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
     before: SideRow,
     after: SideRow,
 }
@@ -83,9 +80,10 @@ impl Changes {
 
 impl Head {
     fn new(pairs: &[Pair]) -> Self {
-        let compared = pairs.iter().map(|pair| {
-            let (path, path_hex) = lossy(&pair.path);
-            Compared { path, path_hex, before: SideRow::new(pair.before), after: SideRow::new(pair.after) }
+        let compared = pairs.iter().map(|pair| Compared {
+            path: escape(&pair.path),
+            before: SideRow::new(pair.before),
+            after: SideRow::new(pair.after),
         });
         Self { compared: compared.collect() }
     }

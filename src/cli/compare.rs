@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::differences::{Differences, SideRow};
-use super::entry::lossy;
 use super::error::Exit;
 use super::excludes::ExcludeArgs;
 use super::global::Global;
@@ -20,7 +19,7 @@ use crate::history::resolve::{resolve, roots};
 use crate::repo::Intent;
 use crate::restore::compare::{Live, Method, compare};
 use crate::source::walk::raise_file_limit;
-use crate::text::format_size;
+use crate::text::{escape, format_size};
 
 /// How thoroughly to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,8 +54,6 @@ pub struct Compare {
 #[derive(Serialize)]
 struct Head {
     path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
     method: &'static str,
     #[serde(flatten)]
     snapshot: SideRow,
@@ -79,15 +76,13 @@ impl Compare {
         let follow = roots(&resolved.listed.snapshot).any(|root| root == path);
         let (method, word) = self.method.named();
         let excludes = self.excludes.options(global)?;
-        let live = Live { path, source: &source, follow, excludes: &excludes };
-        let (path, path_hex) = lossy(path);
-        let head = Head { path, path_hex, method: word, snapshot: SideRow::new(&resolved.listed) };
+        let live = Live { entry: &entry, path, source: &source, follow, excludes: &excludes };
+        let head = Head { path: escape(path), method: word, snapshot: SideRow::new(&resolved.listed) };
         let mut differences = Differences::begin(global, &head);
-        let compared =
-            compare(&repo, &catalog, &entry, &live, method, &observer, &STOP, &mut |path, change| {
-                differences.row(path, &change);
-                Ok(())
-            })?;
+        let compared = compare(&repo, &catalog, &live, method, &observer, &STOP, &mut |path, change| {
+            differences.row(path, &change);
+            Ok(())
+        })?;
         observer.finish();
         catalog.close()?;
         let summary = differences.end_with(&compared);

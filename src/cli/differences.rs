@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::entry::{lossy, size};
+use super::entry::size;
 use super::error::Exit;
 use super::global::Global;
 use super::output;
@@ -31,8 +31,6 @@ impl SideRow {
 #[derive(Serialize)]
 struct Row<'a> {
     path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
     change: &'static str,
     what: Vec<&'static str>,
     kind_before: Option<&'static str>,
@@ -138,12 +136,10 @@ impl Differences {
 
 impl<'a> Row<'a> {
     fn new(path: &[u8], change: &'a Change) -> Self {
-        let (path, path_hex) = lossy(path);
         let (word, before, after) = sides(change);
         let (aspects, ranges) = differing(change);
         Self {
-            path,
-            path_hex,
+            path: escape(path),
             change: word,
             what: aspects.map(Aspects::words).unwrap_or_default(),
             kind_before: before.map(Entry::kind),

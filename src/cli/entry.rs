@@ -44,13 +44,6 @@ impl EntryRow {
     }
 }
 
-/// Bytes as text, what is not UTF-8 replaced; then the bytes as hex, too.
-pub fn lossy(bytes: &[u8]) -> (String, Option<String>) {
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let exact = std::str::from_utf8(bytes).is_err().then(|| hex(bytes));
-    (text, exact)
-}
-
 /// An entry's size: of a directory, that of all files below it.
 pub fn size(entry: &Entry) -> u64 {
     entry.dir().map_or(entry.size(), |dir| dir.bytes)

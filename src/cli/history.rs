@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use clap::Args;
 use serde::Serialize;
 
-use super::entry::{lossy, size, timestamp};
+use super::entry::{size, timestamp};
 use super::error::Exit;
 use super::global::Global;
 use super::select::Filters;
@@ -19,7 +19,7 @@ use crate::history::resolve::series_of;
 use crate::history::versions::{Happened, Version, versions};
 use crate::repo::Intent;
 use crate::repo::snapshots::Listed;
-use crate::text::format_size;
+use crate::text::{escape, format_size};
 
 /// List every version of a path through all snapshots.
 #[derive(Debug, Args)]
@@ -35,8 +35,6 @@ pub struct History {
 #[derive(Serialize)]
 struct Head {
     path: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
 }
 
 /// A version in JSON.
@@ -65,10 +63,8 @@ impl History {
         let series = series_of(&catalog, &selection, &found, Some(self.path.as_bytes()))?;
         observer.finish();
         let mut problems = selection.damaged(&found);
-        let mut rows = global.json.then(|| {
-            let (path, path_hex) = lossy(&series.path);
-            output::Array::of_object(&Head { path, path_hex }, "versions")
-        });
+        let mut rows =
+            global.json.then(|| output::Array::of_object(&Head { path: escape(&series.path) }, "versions"));
         let mut each = |version: Version| {
             match &mut rows {
                 Some(rows) => rows.item(&Row::new(&version)),

@@ -56,9 +56,9 @@ pub enum Change {
     /// Both have it, and differ.
     Changed {
         /// As it was.
-        before: Entry,
+        before: Box<Entry>,
         /// As it is.
-        after: Entry,
+        after: Box<Entry>,
         /// In what they differ.
         aspects: Aspects,
         /// Where their contents differ, if both have one.
@@ -170,9 +170,9 @@ impl Diff<'_> {
         while let Some(open) = self.open.last_mut() {
             self.stop.check()?;
             match next_pair(self.catalog, &mut open.before, &mut open.after)? {
-                Pair::End => drop(self.open.pop()),
-                Pair::Passed => {}
-                Pair::Entries(before, after) => {
+                None => drop(self.open.pop()),
+                Some((None, None)) => {}
+                Some((before, after)) => {
                     let name = before.as_ref().or(after.as_ref()).map(|entry| entry.name.as_slice());
                     let path = child_path(&open.path, name.unwrap_or_default());
                     self.pair(path, before, after, each)?;
@@ -200,6 +200,7 @@ impl Diff<'_> {
                 // What differs below a directory is called for itself.
                 aspects.content &= dirs.0.is_none() || dirs.1.is_none();
                 if aspects.any() {
+                    let (before, after) = (Box::new(before), Box::new(after));
                     each(&path, Change::Changed { before, after, aspects, ranges })?;
                 }
             }
@@ -222,15 +223,8 @@ impl Diff<'_> {
     }
 }
 
-/// What [`next_pair`] met.
-enum Pair {
-    /// An entry of one side, or those of one name of both.
-    Entries(Option<Entry>, Option<Entry>),
-    /// Nothing that differs.
-    Passed,
-    /// There is no more.
-    End,
-}
+/// An entry of one side, or those of one name of both; of neither, if what was passed is the same.
+type Pair = (Option<Entry>, Option<Entry>);
 
 /// A tree of entries, as far as it was not passed.
 struct Cursor {
@@ -272,7 +266,8 @@ impl Cursor {
     }
 }
 
-fn next_pair(catalog: &Catalog, before: &mut Cursor, after: &mut Cursor) -> Result<Pair> {
+/// `None` if there is no more.
+fn next_pair(catalog: &Catalog, before: &mut Cursor, after: &mut Cursor) -> Result<Option<Pair>> {
     match (before.node(), after.node()) {
         (Some((a, _)), Some((b, _))) => match a.level.cmp(&b.level) {
             Ordering::Equal if a.node == b.node => {
@@ -284,30 +279,30 @@ fn next_pair(catalog: &Catalog, before: &mut Cursor, after: &mut Cursor) -> Resu
         },
         // An entry before all that a node holds need not wait for it to be read.
         (Some((_, first)), None) => match after.leaf.next_if(|entry| is_before(entry, first)) {
-            Some(entry) => return Ok(Pair::Entries(None, Some(entry))),
+            Some(entry) => return Ok(Some((None, Some(entry)))),
             None => before.expand(catalog)?,
         },
         (None, Some((_, first))) => match before.leaf.next_if(|entry| is_before(entry, first)) {
-            Some(entry) => return Ok(Pair::Entries(Some(entry), None)),
+            Some(entry) => return Ok(Some((Some(entry), None))),
             None => after.expand(catalog)?,
         },
         (None, None) => return Ok(next_entries(before, after)),
     }
-    Ok(Pair::Passed)
+    Ok(Some((None, None)))
 }
 
 fn is_before(entry: &Entry, first: &Option<Vec<u8>>) -> bool {
     first.as_ref().is_some_and(|first| entry.name < *first)
 }
 
-fn next_entries(before: &mut Cursor, after: &mut Cursor) -> Pair {
+fn next_entries(before: &mut Cursor, after: &mut Cursor) -> Option<Pair> {
     let order = match (before.leaf.peek(), after.leaf.peek()) {
-        (None, None) => return Pair::End,
+        (None, None) => return None,
         (Some(_), None) => Ordering::Less,
         (None, Some(_)) => Ordering::Greater,
         (Some(a), Some(b)) => a.name.cmp(&b.name),
     };
     let before = if order.is_le() { before.leaf.next() } else { None };
     let after = if order.is_ge() { after.leaf.next() } else { None };
-    Pair::Entries(before, after)
+    Some((before, after))
 }

@@ -5,13 +5,13 @@
 
 use super::diff::{Aspects, compare};
 use super::resolve::{Series, find_path};
-use super::walk::{Found, Visitor, walk_entry};
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
 use crate::repo::marks::Marks;
 use crate::repo::snapshots::Listed;
+use crate::repo::walk::{Found, Visitor, walk_entry};
 
 /// What a version differs in from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +56,13 @@ pub fn versions<'s>(
     for &listed in &series.snapshots {
         stop.check()?;
         match step(catalog, &series.path, listed, open.as_ref(), &mut anew, stop) {
-            Ok(Step::Same) => {
+            Ok(None) => {
                 if let Some(open) = &mut open {
                     open.last = listed;
                     open.snapshots += 1;
                 }
             }
-            Ok(Step::New(version)) => {
+            Ok(Some(version)) => {
                 if let Some(done) = open.replace(version) {
                     each(done)?;
                 }
@@ -74,11 +74,7 @@ pub fn versions<'s>(
     open.map_or(Ok(()), each)
 }
 
-enum Step<'s> {
-    Same,
-    New(Version<'s>),
-}
-
+/// The version that begins with a snapshot, if it is another than the one before.
 fn step<'s>(
     catalog: &Catalog,
     path: &[u8],
@@ -86,22 +82,22 @@ fn step<'s>(
     before: Option<&Version<'s>>,
     anew: &mut Anew,
     stop: &Stop,
-) -> Result<Step<'s>> {
+) -> Result<Option<Version<'s>>> {
     if before.is_some_and(|before| before.last.snapshot.tree == listed.snapshot.tree) {
-        return Ok(Step::Same);
+        return Ok(None);
     }
     let entry = find_path(catalog, &listed.snapshot, path)?;
     let happened = match (before.and_then(|before| before.entry.as_ref()), &entry) {
-        (None, None) => return Ok(Step::Same),
+        (None, None) => return Ok(None),
         (None, Some(_)) => Happened::Created,
         (Some(_), None) => Happened::Deleted,
         (Some(old), Some(new)) => match compare(catalog, old, new, stop)?.0 {
             aspects if aspects.any() => Happened::Changed(aspects),
-            _ => return Ok(Step::Same),
+            _ => return Ok(None),
         },
     };
     let bytes_new = entry.as_ref().map_or(Ok(Some(0)), |entry| anew.count(catalog, entry, stop))?;
-    Ok(Step::New(Version { first: listed, last: listed, snapshots: 1, happened, entry, bytes_new }))
+    Ok(Some(Version { first: listed, last: listed, snapshots: 1, happened, entry, bytes_new }))
 }
 
 /// What earlier versions had.

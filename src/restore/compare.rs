@@ -73,7 +73,9 @@ pub struct Compared {
 /// What is compared with a snapshot.
 #[derive(Debug, Clone)]
 pub struct Live<'a> {
-    /// Its whole path in the snapshot.
+    /// What the snapshot has of it, …
+    pub entry: &'a Entry,
+    /// … and its whole path there.
     pub path: &'a [u8],
     /// Where it is.
     pub source: &'a Path,
@@ -88,20 +90,19 @@ pub struct Live<'a> {
 pub fn compare(
     repo: &Repo,
     catalog: &Catalog,
-    entry: &Entry,
     live: &Live,
     method: Method,
     observer: &dyn Observer,
     stop: &Stop,
     each: &mut Each,
 ) -> Result<Compared> {
+    let Live { entry, path, source, follow, excludes } = *live;
     let metadata = Metadata::new(OwnerMap::Numeric);
     let options = RestoreOptions::default();
     let context = Context { repo, catalog, options: &options, metadata: &metadata, observer, stop };
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     let bytes = (method != Method::Metadata).then_some(bytes);
     observer.event(Event::Phase { name: "comparing", bytes });
-    let Live { path, source, follow, excludes } = *live;
     let excludes = Excludes::new(excludes, &[source.to_path_buf()])?;
     let filter = excludes.below(source)?;
     let found = match follow {
@@ -319,6 +320,7 @@ impl<'a> Comparison<'a, '_> {
         if !aspects.any() && check.is_none() {
             return Ok(());
         }
+        let (before, after) = (Box::new(before), Box::new(after));
         let change = Change::Changed { before, after, aspects, ranges: None };
         self.wait(Waiting { path: path.to_vec(), change, check })
     }

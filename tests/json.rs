@@ -189,7 +189,6 @@ fn what_is_printed_is_what_the_page_says() {
     collect("locks", &with_a_lock(&varv), &page, &mut printed);
     lose_a_pack(&varv);
     collect("check", &run(&varv, 4, "check").json(), &page, &mut printed);
-    collect("verify", &run(&varv, 4, "verify").json(), &page, &mut printed);
     break_a_pack_and_a_snapshot(&varv);
     collect("repair", &run(&varv, 4, "repair --dry-run").json(), &page, &mut printed);
     for (name, section) in &page.sections {

@@ -52,6 +52,8 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("dupes", 0, "dupes $/source"),
     ("dupes", 0, "dupes --unique $/source"),
     ("copy", 0, "copy $/source/file $/copied"),
+    ("sparse report", 0, "sparse report --map $/source/file"),
+    ("sparse make", 0, "sparse make -s 64K -w 16K $/made"),
     ("key list", 0, "key list"),
     ("key list", 0, "--repository $/locked --key-file $/key init --encryption key-file"),
     ("key add", 0, "--repository $/locked --key-file $/key key add --new-key-file $/other"),

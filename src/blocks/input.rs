@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Stat, fstat, fsync, major, minor};
 
 use crate::error::{Error, IoContext, Result};
-use crate::source::extents::{Span, Spans, device_len, is_sparse, read_at, same};
+use crate::source::extents::{Span, Spans, device_len, read_at, same};
 
 /// Where bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,15 @@ impl Input {
                 let file = io::stdin().as_fd().try_clone_to_owned().at("open", &path)?.into();
                 Ok(Self { file, path, kind: Kind::Stream })
             }
+        }
+    }
+
+    /// Opens something with a length, that can be read more than once; anything else is refused.
+    pub fn open_sized(path: &Path) -> Result<Self> {
+        let input = Self::open_path(path)?;
+        match input.known_len() {
+            Some(_) => Ok(input),
+            None => Err(Error::Refused(format!("{} is neither a file nor a block device", path.display()))),
         }
     }
 
@@ -98,11 +107,7 @@ impl Input {
 
     /// Data and holes in a range that begins at a multiple of `block`.
     pub fn spans(&self, range: Range<u64>, block: u64) -> Spans<'_> {
-        let look_for_holes = match &self.kind {
-            Kind::File { stat } => is_sparse(stat),
-            _ => false,
-        };
-        Spans::within(self.file.as_fd(), range, block, look_for_holes)
+        Spans::within(self.file.as_fd(), range, block, self.is_file())
     }
 
     /// Fills the buffer from `offset` on. An end before that is an error.

@@ -7,6 +7,8 @@
 pub mod copy;
 mod feed;
 pub mod input;
+pub mod make;
+pub mod measure;
 mod output;
 mod plan;
 mod verify;

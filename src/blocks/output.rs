@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::chunker::{is_zero, stretches_by};
 use crate::error::{Error, IoContext, Result};
 use crate::source::extents::{Span, Spans};
-use crate::target::{Content, Counts, DeviceTarget, Empty, FileTarget};
+use crate::target::{Content, Counts, DeviceTarget, Empty, Existing, FileOptions, FileTarget, TargetDir};
 
 /// Zeros that are shorter are written with the data around them: no file system has smaller
 /// blocks worth saving, and each range costs a call.
@@ -100,6 +101,27 @@ impl AsFd for Output {
             Output::File(file) => file.as_fd(),
             Output::Device(device) => device.as_fd(),
         }
+    }
+}
+
+/// Opens a regular file for writing: one that exists where it is, with what it holds. It gets its
+/// length at once, if that is known.
+pub fn open_file(path: &Path, exists: bool, len: Option<u64>) -> Result<FileTarget> {
+    let (dir, name) = TargetDir::open_parent(path)?;
+    let options = FileOptions {
+        size: len.unwrap_or(super::LEN_MAX),
+        open_ended: len.is_none(),
+        shared: true,
+        existing: if exists { Existing::InPlace } else { Existing::Refuse },
+        ..FileOptions::default()
+    };
+    let file = FileTarget::create(&Arc::new(dir), &name, &options)?;
+    match exists && !file.is_in_place() {
+        false => Ok(file),
+        true => Err(Error::Refused(format!(
+            "{} cannot be written to: it is read-only, or a program that runs",
+            path.display()
+        ))),
     }
 }
 

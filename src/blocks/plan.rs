@@ -2,19 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::LEN_MAX;
 use super::copy::{BLOCK_DEFAULT, CopyOptions, Reflink};
 use super::input::Input;
-use super::output::{Output, Zeros, checked_end};
+use super::output::{Output, Zeros, checked_end, open_file};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
 use crate::source::extents::read_at;
-use crate::target::{
-    DeviceTarget, Existing, FileOptions, FileTarget, TargetDir, TargetKind, check_target_path, describe,
-    overlap,
-};
+use crate::target::{DeviceTarget, TargetKind, check_target_path, describe, overlap};
 
 /// The longest block: each thread holds some.
 pub const BLOCK_MAX: u64 = 16 << 20;
@@ -148,25 +143,8 @@ impl Plan {
         if self.is_device {
             return self.open_device(seek).map(Output::Device);
         }
-        let (dir, name) = TargetDir::open_parent(&self.target)?;
-        let existing = match self.keeps || self.empties || self.compares {
-            true => Existing::InPlace,
-            false => Existing::Refuse,
-        };
-        let options = FileOptions {
-            size: self.final_len.unwrap_or(LEN_MAX),
-            open_ended: self.final_len.is_none(),
-            shared: true,
-            existing,
-            ..FileOptions::default()
-        };
-        let file = FileTarget::create(&Arc::new(dir), &name, &options)?;
-        if existing == Existing::InPlace && !file.is_in_place() {
-            return Err(Error::Refused(format!(
-                "{} cannot be written to: it is read-only, or a program that runs",
-                self.target.display()
-            )));
-        }
+        let exists = self.keeps || self.empties || self.compares;
+        let file = open_file(&self.target, exists, self.final_len)?;
         Ok(Output::File(match () {
             () if self.empties => file.emptied()?,
             () if self.compares => file,
@@ -194,15 +172,20 @@ fn refuse_options(options: &CopyOptions) -> Result<()> {
             "--verify and --nocheck do not go together: what --nocheck leaves may differ from the source",
         );
     }
-    if options.block == 0 || options.block > BLOCK_MAX {
-        return Err(Error::Refused(format!(
-            "a block of {} bytes is not possible: choose 1 B to {} MiB",
-            options.block,
-            BLOCK_MAX >> 20
-        )));
-    }
+    check_block(options.block)?;
     let sizes = [Some(options.seek), options.max, options.final_len];
     sizes.into_iter().flatten().try_for_each(|size| checked_end(size, 0).map(drop))
+}
+
+/// Refuses blocks that are empty or too long.
+pub fn check_block(block: u64) -> Result<()> {
+    match (1..=BLOCK_MAX).contains(&block) {
+        true => Ok(()),
+        false => Err(Error::Refused(format!(
+            "a block of {block} bytes is not possible: choose 1 B to {} MiB",
+            BLOCK_MAX >> 20
+        ))),
+    }
 }
 
 fn refuse_target(input: &Input, target: &Path, kind: TargetKind) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::text::{format_size, parse_size};
 
 /// What becomes of a file or device that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OverwriteArg {
+pub enum OverwriteArg {
     /// It is written over
     Always,
 }

@@ -34,6 +34,7 @@ mod secret;
 mod select;
 mod signals;
 mod snapshots;
+mod sparse;
 mod stats;
 mod undo_forget;
 mod upgrade;
@@ -87,6 +88,7 @@ enum Command {
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
     Copy(Box<copy::Copy>),
+    Sparse(sparse::Sparse),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -123,6 +125,7 @@ impl Command {
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
             Command::Copy(command) => command.run(global),
+            Command::Sparse(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

@@ -41,6 +41,15 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
+/// Prints the fields of an object and the brace behind them; what stands before them is printed
+/// already.
+pub fn fields(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => write(text.trim_start_matches('{').as_bytes()),
+        Err(e) => notice(&format!("cannot print JSON: {e}")),
+    }
+}
+
 /// A JSON array that is printed item by item, each on a line, so that it may be of any length.
 pub struct Array {
     is_empty: bool,

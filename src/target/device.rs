@@ -93,7 +93,7 @@ pub fn describe(path: &Path) -> Result<String> {
 }
 
 fn content_seen(path: &Path) -> String {
-    match run("blkid", &["-p".as_ref(), path.as_os_str()]) {
+    match run_tool("blkid", &["-p".as_ref(), path.as_os_str()]) {
         None => "blkid is not installed, so what is on it is not known".to_string(),
         Some(output) => match String::from_utf8_lossy(&output.stdout).trim().rsplit_once(": ") {
             Some((_, seen)) => format!("blkid sees on it: {seen}"),
@@ -102,8 +102,9 @@ fn content_seen(path: &Path) -> String {
     }
 }
 
-/// Runs a program that may not be installed, and need not be on an ordinary user's PATH.
-fn run(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
+/// Runs a program that may not be installed, and need not be on an ordinary user's PATH; `None` if
+/// it is not there.
+pub fn run_tool(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
     ["", "/usr/sbin/", "/sbin/"]
         .iter()
         .find_map(|dir| Command::new(format!("{dir}{program}")).args(args).stdin(Stdio::null()).output().ok())
@@ -383,7 +384,7 @@ fn opened_by_others(number: Number) -> bool {
 fn open_count(number: Number) -> Option<u64> {
     let (major, minor) = (number.major.to_string(), number.minor.to_string());
     let args = ["info", "-c", "--noheadings", "-o", "open", "-j", &major, "-m", &minor];
-    let output = run("dmsetup", &args.map(AsRef::as_ref))?;
+    let output = run_tool("dmsetup", &args.map(AsRef::as_ref))?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 

@@ -24,7 +24,7 @@ mod shortfalls;
 mod testing;
 mod tree;
 
-pub use device::{DeviceTarget, TargetKind, check_target_path, describe};
+pub use device::{DeviceTarget, TargetKind, check_target_path, describe, run_tool};
 pub use file::{FileOptions, FileTarget, write_whole};
 pub use metadata::Metadata;
 pub use nodes::make_hard_link;

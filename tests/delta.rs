@@ -224,3 +224,31 @@ fn a_missing_base_is_named() {
         let _ = fs::remove_dir_all(&target);
     }
 }
+
+#[test]
+fn what_only_older_nights_need_is_compressed_harder() {
+    let mut world = World::new();
+    for day in 1..=4 {
+        world.night(&["--time", &format!("2026-01-0{day}")]);
+    }
+    // What the last night is made against stays, and so does all of this chain.
+    let none = world.varv.json(args!["retier", "--older-than", "2026-01-04", "--to", "cold", "--dry-run"]);
+    assert_eq!(none["packs"], 0, "{none}");
+    fs::write(&world.file, rows(&mut world.random, LEN as usize)).unwrap();
+    world.night(&["--time", "2026-01-05"]);
+    let words = args!["retier", "--older-than", "2026-01-05", "--to", "cold"];
+    let plan = world.varv.json(&[words, args!["--dry-run"]].concat());
+    assert!(plan["packs"].as_u64().unwrap() > 0 && plan["done"] == Value::Null, "{plan}");
+    let timeless = world.varv.json(&[words, args!["--max-time", "0s"]].concat());
+    assert_eq!(timeless["done"]["packs_left"], plan["packs"]);
+    let (deltas, before) = world.deltas();
+    let done = world.varv.json(words);
+    assert_eq!(done["done"]["packs"], plan["packs"]);
+    let (still, after) = world.deltas();
+    assert!(still == deltas && after < before, "{after} of {before}");
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+    world.restore_all();
+    let again = world.varv.json(&[words, args!["--dry-run"]].concat());
+    assert_eq!(again["packs"], 0, "each frame is tried once a level: {again}");
+    world.varv.ends(2, args!["retier", "--older-than", "now", "--to", "store"]);
+}

@@ -43,6 +43,8 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("forget", 0, "forget --keep-last 1"),
     ("prune", 0, "prune --dry-run"),
     ("prune", 0, "prune"),
+    ("retier", 0, "retier --older-than now --to cold --dry-run"),
+    ("retier", 0, "retier --older-than now --to cold"),
     ("check", 0, "check --read-data"),
     ("repair", 0, "repair --dry-run"),
     ("backup", 0, "backup $/source/file"),

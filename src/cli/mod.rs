@@ -30,6 +30,7 @@ mod protect;
 mod prune;
 mod repair;
 mod restore;
+mod retier;
 mod secret;
 mod select;
 mod signals;
@@ -81,6 +82,7 @@ enum Command {
     Protect(protect::Protect),
     Unprotect(protect::Unprotect),
     Prune(prune::Prune),
+    Retier(retier::Retier),
     Check(check::Check),
     Repair(repair::Repair),
     Locks(locks::Locks),
@@ -118,6 +120,7 @@ impl Command {
             Command::Protect(command) => command.run(global),
             Command::Unprotect(command) => command.run(global),
             Command::Prune(command) => command.run(global),
+            Command::Retier(command) => command.run(global),
             Command::Check(command) => command.run(global),
             Command::Locks(command) => command.run(global),
             Command::Repair(command) => command.run(global),

@@ -7,7 +7,7 @@
 //! round by round new packs take the place of old ones, durable and in the index before these go.
 
 mod frames;
-mod needs;
+mod kept;
 mod plan;
 
 use std::time::Duration;
@@ -22,12 +22,16 @@ use crate::repo::{Intent, Repo};
 
 pub use plan::{PackUse, Plan, Summary};
 
+use super::needs::Needs;
 use super::rewrite::remove::Remover;
 use super::rewrite::{self, Rewritten};
-use needs::{Kept, Needs};
+use kept::Kept;
 
 /// Of what is kept, so much may be unused, in per cent. As restic's.
 pub const MAX_UNUSED_DEFAULT: f64 = 5.0;
+
+/// What is read before old packs go, at most, but for what passes it at once.
+const ROUND_BYTES: u64 = 512 << 20;
 
 /// How far to go.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,7 +85,7 @@ pub struct Pruned {
 pub fn plan(repo: &Repo, options: &PruneOptions, observer: &dyn Observer, stop: &Stop) -> Result<Planned> {
     let (catalog, _) = open(repo, observer, stop)?;
     let needs = Needs::of(&catalog, &readable(repo)?, observer, stop)?;
-    let plan = Plan::new(needs.uses(&catalog, options, observer, stop)?, options);
+    let plan = plan_of(&needs, &catalog, options, observer, stop)?;
     // An index that cannot be written is of no concern before something is removed.
     let _ = catalog.close();
     Ok(Planned { plan, needs })
@@ -123,6 +127,17 @@ pub fn execute(
     Ok((plan, done))
 }
 
+fn plan_of(
+    needs: &Needs,
+    catalog: &Catalog,
+    options: &PruneOptions,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Plan> {
+    let kept = Kept { needs, max_unused: options.max_unused };
+    Ok(Plan::new(kept.uses(catalog, observer, stop)?, options))
+}
+
 /// Writes the chosen packs anew.
 fn repack(
     remover: &mut Remover,
@@ -139,7 +154,7 @@ fn repack(
     remover.observer.event(Event::Phase { name: "writing packs anew", bytes: Some(bytes) });
     let kept = Kept { needs, max_unused: options.max_unused };
     let mut rewritten = Rewritten::default();
-    for groups in rewrite::rounds(&plan.repack) {
+    for groups in rewrite::rounds(&plan.repack, ROUND_BYTES) {
         rewrite::round(remover, groups, &kept, &mut rewritten, stop)?;
     }
     done.packs_damaged = rewritten.packs_damaged;
@@ -189,7 +204,7 @@ fn renewed(
         return Ok(Planned { plan, needs });
     }
     let needs = needs.renewed(catalog, &snapshots, observer, stop)?;
-    let plan = Plan::new(needs.uses(catalog, options, observer, stop)?, options);
+    let plan = plan_of(&needs, catalog, options, observer, stop)?;
     Ok(Planned { plan, needs })
 }
 

@@ -34,8 +34,6 @@ use groups::{Group, staying};
 use read::Reader;
 use remove::Remover;
 
-/// What is read before old packs go, at most, but for the group that passes it.
-const ROUND_BYTES: u64 = 512 << 20;
 /// Frames between reading and packs: at most 8 MiB each, and 16 MiB of what a delta frame needs.
 const WINDOW: usize = 4;
 
@@ -75,13 +73,13 @@ pub struct Rewritten {
     pub packs_damaged: u64,
 }
 
-/// Pieces of about [`ROUND_BYTES`].
-pub fn rounds(groups: &[Group]) -> Vec<&[Group]> {
+/// Pieces of so many bytes, but for the group that passes them: what is read before old packs go.
+pub fn rounds(groups: &[Group], round_bytes: u64) -> Vec<&[Group]> {
     let mut rounds = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, group) in groups.iter().enumerate() {
         bytes += group.iter().map(|pack| pack.len).sum::<u64>();
-        if bytes >= ROUND_BYTES {
+        if bytes >= round_bytes {
             rounds.push(&groups[start..=at]);
             (start, bytes) = (at + 1, 0);
         }

@@ -7,11 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::PruneOptions;
-use super::frames::{fate, len_after};
-use super::plan::PackUse;
+use super::rewrite::groups::Member;
 use crate::error::{Error, Result};
-use crate::format::pack::{Base, FOOTER_LEN, Frame, HEADER_LEN, Trailer};
+use crate::format::pack::{Base, Frame, Trailer};
 use crate::id::{PackId, SnapshotId};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
@@ -19,8 +17,6 @@ use crate::repo::index::PackRecord;
 use crate::repo::marks::Marks;
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::repo::walk::{Found, Visitor, walk};
-use crate::upkeep::rewrite::groups::Member;
-use crate::upkeep::rewrite::{Fate, Fates};
 
 /// What snapshots need.
 pub struct Needs {
@@ -87,7 +83,7 @@ impl Needs {
         let fits = self.fits(catalog.index()?.packs());
         match fits {
             true => self.extended(catalog, snapshots, observer, stop),
-            // Somebody has made the index anew: the ordinals are others.
+            // Somebody has made the index anew, or has moved or removed something.
             false => Self::of(catalog, snapshots, observer, stop),
         }
     }
@@ -173,90 +169,31 @@ impl Needs {
         Ok(needed)
     }
 
-    fn is_needed(&self, pack: &PackRecord) -> bool {
+    /// Whether anything in a pack is needed.
+    pub fn is_needed(&self, pack: &PackRecord) -> bool {
         let chunks = u64::from(pack.chunks);
         self.live.count(pack.first_ordinal, chunks) + self.bases.count(pack.first_ordinal, chunks) > 0
     }
 
+    /// Whether snapshots need all chunks of a pack.
+    pub fn is_live_whole(&self, pack: &PackRecord) -> bool {
+        self.live.count(pack.first_ordinal, pack.chunks.into()) == u64::from(pack.chunks)
+    }
+
     /// Whether snapshots need this chunk of a pack, in this place.
-    fn is_live(&self, pack: &PackRecord, slot: u32) -> bool {
+    pub fn is_live(&self, pack: &PackRecord, slot: u32) -> bool {
         self.live.contains(pack.first_ordinal + u64::from(slot))
     }
 
-    /// What becomes of each frame of a pack that is written anew.
-    fn fates(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> Vec<Fate> {
-        let fate = |frame| {
-            fate(trailer, frame, |slot| self.is_live(pack, slot), self.is_base(pack, frame), max_unused)
-        };
-        trailer.frames.iter().map(fate).collect()
-    }
-
-    fn is_base(&self, pack: &PackRecord, frame: &Frame) -> bool {
+    /// Whether frames are made against chunks of this one.
+    pub fn is_base(&self, pack: &PackRecord, frame: &Frame) -> bool {
         self.bases.count(pack.first_ordinal + u64::from(frame.slot), frame.chunks.into()) > 0
     }
 
-    /// How each pack is used.
-    pub fn uses(
-        &self,
-        catalog: &Catalog,
-        options: &PruneOptions,
-        observer: &dyn Observer,
-        stop: &Stop,
-    ) -> Result<Vec<PackUse>> {
-        let packs: Vec<PackRecord> = catalog.index()?.packs().to_vec();
-        observer.event(Event::Phase { name: "planning", bytes: None });
-        let mut uses = Vec::with_capacity(packs.len());
-        for pack in &packs {
-            stop.check()?;
-            uses.push(self.use_of(catalog, pack, options)?);
-        }
-        Ok(uses)
-    }
-
-    fn use_of(&self, catalog: &Catalog, pack: &PackRecord, options: &PruneOptions) -> Result<PackUse> {
+    /// A pack, with those that have to be written anew with it.
+    pub fn member(&self, pack: &PackRecord) -> Member {
         let dependants = self.dependants.get(&pack.number).into_iter().flatten().copied().collect();
-        let mut found = PackUse {
-            pack: Member { id: pack.id, number: pack.number, len: pack.len, dependants },
-            is_needed: self.is_needed(pack),
-            unused: 0,
-            gain: 0,
-        };
-        let live = self.live.count(pack.first_ordinal, pack.chunks.into());
-        if !found.is_needed || live == u64::from(pack.chunks) {
-            found.unused = if found.is_needed { 0 } else { pack.len };
-            return Ok(found);
-        }
-        let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
-        let without = |max_unused| pack.len.saturating_sub(self.len_after(pack, &trailer, max_unused));
-        found.unused = without(0.0);
-        found.gain = without(options.max_unused);
-        Ok(found)
-    }
-
-    fn len_after(&self, pack: &PackRecord, trailer: &Trailer, max_unused: f64) -> u64 {
-        let fates = self.fates(pack, trailer, max_unused);
-        let frames = trailer.frames.iter().zip(fates);
-        let is_live = |slot| self.is_live(pack, slot);
-        (HEADER_LEN + FOOTER_LEN) as u64
-            + frames.map(|(frame, fate)| len_after(trailer, frame, fate, is_live)).sum::<u64>()
-    }
-}
-
-/// What becomes of frames if so many per cent may stay unused.
-pub struct Kept<'n> {
-    /// What snapshots need.
-    pub needs: &'n Needs,
-    /// In per cent.
-    pub max_unused: f64,
-}
-
-impl Fates for Kept<'_> {
-    fn of(&self, pack: &PackRecord, trailer: &Trailer) -> Vec<Fate> {
-        self.needs.fates(pack, trailer, self.max_unused)
-    }
-
-    fn keeps(&self, pack: &PackRecord, slot: u32) -> bool {
-        self.needs.is_live(pack, slot)
+        Member { id: pack.id, number: pack.number, len: pack.len, dependants }
     }
 }
 
@@ -392,10 +329,10 @@ mod tests {
         assert_eq!(marked(&needs), [106, 107, 204, 208], "the unneeded frame 4 can still be found");
         assert_eq!(needs.dependants, BTreeMap::from([(1, [2].into()), (2, [3].into())]));
         assert!(needs.is_needed(&record(1)) && needs.is_needed(&record(2)));
-        let fates = needs.fates(&record(1), &trailers[0].1, 0.0);
-        assert_eq!(fates, [Fate::Gone, Fate::Gone, Fate::Gone, Fate::Whole, Fate::Gone]);
-        let fates = needs.fates(&record(3), &trailers[2].1, 0.0);
-        assert_eq!(fates, [Fate::Gone, Fate::Whole, Fate::Gone, Fate::Gone, Fate::Gone]);
+        assert!(
+            needs.is_base(&record(1), &trailers[0].1.frames[3])
+                && !needs.is_base(&record(1), &trailers[0].1.frames[2])
+        );
     }
 
     #[test]

@@ -88,12 +88,15 @@ impl Needs {
         }
     }
 
-    /// Whether marks mean now what they meant before.
+    /// Whether marks mean now what they meant before. Of what was in a pack that is gone, other
+    /// places are needed now, which are not marked.
     fn fits(&self, packs: &[PackRecord]) -> bool {
-        packs.iter().all(|pack| match self.packs.get(&pack.id) {
+        let known = packs.iter().filter(|pack| self.packs.contains_key(&pack.id)).count();
+        let is_same = |pack: &PackRecord| match self.packs.get(&pack.id) {
             Some(place) => *place == Place::of(pack),
             None => pack.first_ordinal >= self.ordinal_end,
-        })
+        };
+        known == self.packs.len() && packs.iter().all(is_same)
     }
 
     fn extended(
@@ -374,7 +377,7 @@ mod tests {
         needs.packs = [1, 2].map(|n| (record(n).id, Place::of(&record(n)))).into();
         needs.ordinal_end = 210;
         assert!(needs.fits(&[record(1), record(2)]));
-        assert!(needs.fits(&[record(2)]), "one is gone");
+        assert!(!needs.fits(&[record(2)]), "one is gone, and what was in it is elsewhere");
         assert!(needs.fits(&[record(1), record(2), record(3)]), "one has come");
         let moved = PackRecord { first_ordinal: 0, ..record(1) };
         assert!(!needs.fits(&[moved, record(2)]), "the index was made anew");

@@ -79,6 +79,22 @@ pub enum Error {
         /// What the database answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A program of the system failed.
+    #[error("{program} failed: {why}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// What it complained of.
+        why: String,
+    },
+    /// Another process holds a logical volume.
+    #[error("{volume} is locked: {holder}")]
+    VolumeLocked {
+        /// The volume, `VG/LV`.
+        volume: String,
+        /// Who holds it.
+        holder: String,
+    },
     /// A signal asked to stop.
     #[error("stopped by signal {0}")]
     Stopped(i32),

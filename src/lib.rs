@@ -12,6 +12,7 @@ pub mod error;
 pub mod format;
 pub mod history;
 pub mod id;
+pub mod lvm;
 pub mod observe;
 pub mod ordered;
 pub mod repo;

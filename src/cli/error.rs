@@ -35,7 +35,7 @@ impl Exit {
         match error {
             Error::Damaged { .. } | Error::Missing { .. } => Exit::Damage,
             Error::NoRepository { .. } => Exit::NoRepository,
-            Error::Locked { .. } => Exit::Locked,
+            Error::Locked { .. } | Error::VolumeLocked { .. } => Exit::Locked,
             Error::WrongKey(_) => Exit::WrongKey,
             Error::Refused(_) => Exit::Usage,
             Error::Stopped(signal) => Exit::Signal(*signal),
@@ -43,6 +43,7 @@ impl Exit {
             | Error::NewerFormat { .. }
             | Error::NotFound(_)
             | Error::Index { .. }
+            | Error::Program { .. }
             | Error::Internal(_) => Exit::Failed,
         }
     }
@@ -77,6 +78,7 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::WrongKey(_) => Some(
             "give --passphrase-file, --passphrase-command, VARV_PASSPHRASE, --key-file or --recovery-code",
         ),
+        Error::VolumeLocked { .. } => Some("wait for it with --lock-wait 10m"),
         Error::Locked { .. } => Some("wait for it with --lock-wait 10m, or see varv locks"),
         Error::Damaged { .. } | Error::Missing { .. } => Some("varv check names everything that is damaged"),
         Error::Index { .. } => Some("varv index rebuild makes the index anew from the packs"),

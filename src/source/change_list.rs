@@ -40,6 +40,25 @@ pub fn read_change_list(path: &Path, len: u64) -> Result<Changes> {
     })
 }
 
+/// Reads what `thin_delta` prints for two volumes of one pool, whose word counts: what is not
+/// allocated any more is a hole. With `allocated`, the two are one: what it has is added, to
+/// `into` as all the rest.
+pub fn read_thin_delta(
+    printed: impl std::io::Read,
+    into: Changes,
+    allocated: bool,
+) -> Result<Changes, String> {
+    let mut input = Input { reader: std::io::BufReader::new(printed), line: 1 };
+    let trust = if allocated { Trust::Allocated } else { Trust::Unmapped };
+    let mut sink = Sink { changes: into, told: 0, trust };
+    match thin::read(&mut input, &mut sink) {
+        Ok(()) => Ok(sink.changes),
+        Err(Wrong::Io(e)) => Err(e.to_string()),
+        Err(Wrong::List(why)) => Err(format!("line {}: {why}", input.line)),
+        Err(Wrong::Json(e)) => Err(e.to_string()),
+    }
+}
+
 fn read<R: BufRead>(input: &mut Input<R>, len: u64) -> Parsed<Changes> {
     let mut sink = Sink::new(len);
     match input.first_byte()? {
@@ -78,11 +97,23 @@ struct Sink {
     changes: Changes,
     /// Where the range before ended, for lists that tell of every range.
     told: u64,
+    trust: Trust,
+}
+
+/// How far a list is believed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// All that differs is read.
+    None,
+    /// What is allocated no more is a hole.
+    Unmapped,
+    /// What both have is what there is.
+    Allocated,
 }
 
 impl Sink {
     fn new(len: u64) -> Self {
-        Self { changes: Changes::none(len), told: 0 }
+        Self { changes: Changes::none(len), told: 0, trust: Trust::None }
     }
 
     /// A range of bytes that may have changed. Tools count in units of `unit` bytes, so the last

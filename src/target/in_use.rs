@@ -114,6 +114,11 @@ impl Kernel {
     }
 }
 
+/// Whether a block device is used as swap.
+pub fn is_swap(device: &Path) -> bool {
+    Number::of(device).is_some_and(|number| Kernel::read().swap(&[number]).is_some())
+}
+
 /// The name that people know a holder by: `vg-root (dm-3)`, `md0`.
 fn holder_name(holder: &Path) -> String {
     let kernel_name = holder.file_name().unwrap_or_default().to_string_lossy();

@@ -26,6 +26,7 @@ mod tree;
 
 pub use device::{DeviceTarget, TargetKind, check_target_path, describe, run_tool};
 pub use file::{FileOptions, FileTarget, write_whole};
+pub use in_use::is_swap;
 pub use metadata::Metadata;
 pub use nodes::make_hard_link;
 pub use overlap::overlap;

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use super::{Input, Parsed, Sink, wrong};
+use super::{Input, Parsed, Sink, Trust, wrong};
 
 const SECTOR: u64 = 512;
 /// Blocks of a pool have from 64 KiB to 1 GiB, in steps of 64 KiB.
@@ -32,7 +32,7 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, sink: &mut Sink) -> Parsed<
             }
             (At::Superblock, "diff", false) => At::Diff,
             (At::Diff, "same" | "different" | "left_only" | "right_only", false) => {
-                range(element, name != "same", block, sink).map_err(wrong)?;
+                range(element, name, block, sink).map_err(wrong)?;
                 At::Diff
             }
             (At::Diff, "diff", true) => At::DiffDone,
@@ -53,13 +53,20 @@ fn block_bytes(element: &str) -> Result<u64, String> {
     }
 }
 
-fn range(element: &str, changed: bool, block: u64, sink: &mut Sink) -> Result<(), String> {
+fn range(element: &str, name: &str, block: u64, sink: &mut Sink) -> Result<(), String> {
     let bytes = |name| {
         let blocks = attribute(element, name)?;
         blocks.checked_mul(block).ok_or_else(|| format!("{blocks} blocks are more than any volume has"))
     };
     let (start, len) = (bytes("begin")?, bytes("length")?);
-    if changed { sink.changed(start, len, block) } else { sink.end(start, len, block).map(drop) }
+    let end = sink.end(start, len, block)?;
+    match (sink.trust, name) {
+        (Trust::Unmapped, "left_only") => sink.changes.add_hole(start..end),
+        (Trust::Allocated, _) => sink.changes.add(start..end),
+        (_, "same") => {}
+        _ => sink.changes.add(start..end),
+    }
+    Ok(())
 }
 
 /// A number in an element: `name="12"`.

@@ -19,6 +19,7 @@ use crate::format::pack::Kind;
 use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange, VolumeInfo};
 use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload, Xattr};
 use crate::id::{ChunkId, Key};
+use crate::lvm::has_overflowed;
 use crate::observe::{Event, Observer};
 use crate::repo::catalog::Catalog;
 use crate::repo::keys::Keys;
@@ -368,6 +369,14 @@ impl<'c> Assembler<'c> {
         if volume.is_some() {
             self.nodes.frames.count_into(None)?;
         }
+        // What was to be zeros instead of bytes that could not be read would be wrong then.
+        let overflowed = end.snapshot.as_deref().map(has_overflowed).transpose()?.unwrap_or(false);
+        let failed = match overflowed {
+            true => {
+                Some("its snapshot overflowed while it was read: give it more with --snapshot-size".into())
+            }
+            false => failed,
+        };
         if let Some(what) = failed {
             self.missing(&place, what);
             return Ok(());

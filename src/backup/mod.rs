@@ -15,6 +15,7 @@ pub mod cut;
 mod earlier;
 mod follow;
 mod frames;
+pub mod nightly;
 mod pipeline;
 mod read;
 mod scan;
@@ -35,7 +36,7 @@ use jiff::Timestamp;
 use crate::error::{Error, IoContext, Result};
 use crate::format::bad::Slots;
 use crate::format::config::Tier;
-use crate::format::snapshot::{PROBLEMS_MAX, Snapshot, Stats, TreeRef, VolumeInfo};
+use crate::format::snapshot::{Method, PROBLEMS_MAX, Snapshot, Stats, TreeRef, VolumeInfo};
 use crate::format::tree::Entry;
 use crate::id::SnapshotId;
 use crate::observe::{Event, Observer, Stop};
@@ -179,7 +180,7 @@ pub fn run(
         stats: stats.clone(),
         missing: assembled.missing.clone(),
         unreadable: assembled.unreadable,
-        volumes: finished.volumes,
+        volumes: finished.volumes.into_iter().map(|info| dated(info, options.time)).collect(),
     };
     let id = match options.dry_run {
         true => None,
@@ -198,6 +199,14 @@ pub fn run(
         missing: assembled.missing,
         unused_patterns: excludes.unused(),
     })
+}
+
+/// What is read whole now was read whole last.
+fn dated(info: VolumeInfo, now: Timestamp) -> VolumeInfo {
+    match info.method {
+        Method::Full => VolumeInfo { read_whole: Some(now), ..info },
+        _ => info,
+    }
 }
 
 impl RootPlan {

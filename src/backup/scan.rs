@@ -172,7 +172,7 @@ impl<'a> Scan<'a> {
             self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors: false }))?;
             offset += len;
             if !more_follows {
-                return self.send(Step::End(LargeEnd { before: None }));
+                return self.send(Step::End(LargeEnd { before: None, snapshot: None }));
             }
         }
     }
@@ -414,7 +414,7 @@ impl<'a> Scan<'a> {
         let file = Arc::new(file);
         let spans = Spans::new(&file, stat.st_size as u64, is_sparse(&stat));
         self.pieces(&file, spans, false)?;
-        self.send(Step::End(LargeEnd { before: Some((file, stat)) }))
+        self.send(Step::End(LargeEnd { before: Some((file, stat)), snapshot: None }))
     }
 
     fn device(&mut self, place: Place, name: Vec<u8>, stat: &Stat, before: Option<&Entry>) -> Result<()> {
@@ -428,7 +428,7 @@ impl<'a> Scan<'a> {
         self.begin(place, entry, before)?;
         let file = Arc::new(file);
         self.pieces(&file, Spans::new(&file, len, false), false)?;
-        self.send(Step::End(LargeEnd { before: None }))
+        self.send(Step::End(LargeEnd { before: None, snapshot: None }))
     }
 
     fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>) -> Result<()> {

@@ -125,6 +125,8 @@ pub struct PieceToRead {
 pub struct LargeEnd {
     /// The file and its stat before; `None` for devices and streams.
     pub before: Option<(Arc<File>, Stat)>,
+    /// The classic LVM snapshot that it was read from: it may have overflowed meanwhile.
+    pub snapshot: Option<PathBuf>,
 }
 
 /// Something to do, in the order of the tree.

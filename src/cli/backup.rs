@@ -42,8 +42,8 @@ enum ReadErrors {
 #[derive(Debug, Args)]
 pub struct Backup {
     /// Directories, files and block devices
-    #[arg(value_name = "SOURCE", conflicts_with = "from_command")]
-    sources: Vec<PathBuf>,
+    #[arg(value_name = "SOURCE")]
+    pub(super) sources: Vec<PathBuf>,
     /// Make the repository if there is none
     #[arg(long)]
     init: bool,
@@ -84,14 +84,14 @@ pub struct Backup {
     /// What of the one SOURCE may have changed since --made-against: from thin_delta, ddrescue,
     /// rbd diff, qemu-img map, nbdinfo, or lines of offset and length
     #[arg(long, value_name = "FILE", requires = "made_against")]
-    change_list: Option<PathBuf>,
+    pub(super) change_list: Option<PathBuf>,
     /// The snapshot since which the change list tells of changes
     #[arg(long, value_name = "SNAPSHOT", requires = "change_list")]
     made_against: Option<String>,
     /// How much of what is said to be unchanged is read and compared, in percent of the volume; by
     /// default 0.1, but at least 4 MiB and at most 256 MiB
     #[arg(long, value_name = "PCT", value_parser = percent)]
-    spot_check: Option<f64>,
+    pub(super) spot_check: Option<f64>,
     /// Write what the run came to into a text file for Prometheus, also if it fails
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
@@ -109,35 +109,24 @@ pub struct Backup {
 impl Backup {
     /// Backs up.
     pub fn run(self, global: &Global) -> Outcome {
-        let Some(path) = self.metrics.clone() else { return self.back_up(global, &mut None) };
-        let started = Instant::now();
+        self.measuring("backup").around(|stats| self.back_up(global, stats))
+    }
+
+    /// Measures a run, if metrics are wanted.
+    pub(super) fn measuring(&self, command: &'static str) -> Measuring {
         let host = self.host.clone().unwrap_or_else(this_host);
-        let mut metrics =
-            Metrics::new(&[("command", "backup"), ("host", &host), ("label", &self.label.clone())]);
-        let mut stats = None;
-        let outcome = self.back_up(global, &mut stats);
-        if let Some(stats) = &stats {
-            measure(&mut metrics, stats);
-        }
-        let written = metrics.finish(&path, &outcome, Timestamp::now(), started.elapsed().as_secs_f64());
-        match (outcome, written) {
-            (Ok(_), Err(e)) => Err(e),
-            (outcome, Err(e)) => {
-                output::notice(&e.to_string());
-                outcome
-            }
-            (outcome, Ok(())) => outcome,
-        }
+        Measuring { path: self.metrics.clone(), command, host, label: self.label.clone() }
     }
 
     /// What was counted goes into `stats`, if it comes to that.
     fn back_up(self, global: &Global, stats: &mut Option<Stats>) -> Outcome {
         let sources = self.sources()?;
-        raise_file_limit();
-        if self.init {
-            self.make_if_missing(global)?;
+        if sources.is_empty() {
+            return Err(Error::Refused(
+                "nothing to back up: name a SOURCE, --stdin or --from-command".into(),
+            ));
         }
-        let repo = global.open(Intent::Add)?;
+        let repo = self.open(global)?;
         let observer = global.observer();
         let sources = self.with_change_list(sources, &repo)?;
         let catalog = repo.catalog(&observer, &STOP)?;
@@ -145,15 +134,18 @@ impl Backup {
         let outcome = backup::run(&repo, &catalog, &options, &observer, &STOP)?;
         observer.finish();
         catalog.close()?;
-        for pattern in &outcome.unused_patterns {
-            global.notice(&format!("the pattern '{pattern}' matched nothing"));
+        tell_unused(&outcome, global);
+        match global.json {
+            true => output::json(&Report::of(&outcome)),
+            false if !global.quiet => summary(&outcome),
+            false => {}
         }
-        report(&outcome, global);
         *stats = Some(outcome.stats.clone());
-        Ok(if outcome.stats.errors > 0 { Exit::Incomplete } else { Exit::Done })
+        Ok(exit(&outcome))
     }
 
-    fn sources(&self) -> Result<Vec<Source>> {
+    /// What was named.
+    pub(super) fn sources(&self) -> Result<Vec<Source>> {
         let mut sources: Vec<Source> = self.sources.iter().cloned().map(Source::Path).collect();
         if let Some(name) = &self.stdin {
             if std::io::stdin().is_terminal() {
@@ -165,11 +157,6 @@ impl Backup {
             sources.push(Source::Command(stream_name(name)?, self.command.clone()));
         } else if !self.command.is_empty() {
             return Err(Error::Refused("a command after -- needs --from-command NAME".into()));
-        }
-        if sources.is_empty() {
-            return Err(Error::Refused(
-                "nothing to back up: name a SOURCE, --stdin or --from-command".into(),
-            ));
         }
         Ok(sources)
     }
@@ -197,6 +184,15 @@ impl Backup {
         Ok(vec![Source::Volume(Box::new(volume))])
     }
 
+    /// Opens the repository, or makes it first.
+    pub(super) fn open(&self, global: &Global) -> Result<Repo> {
+        raise_file_limit();
+        if self.init {
+            self.make_if_missing(global)?;
+        }
+        global.open(Intent::Add)
+    }
+
     fn make_if_missing(&self, global: &Global) -> Result<()> {
         let root = global.repository()?;
         match layout::CONFIGS.iter().any(|name| root.join(name).exists()) {
@@ -205,7 +201,8 @@ impl Backup {
         }
     }
 
-    fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
+    /// How to back up these.
+    pub(super) fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
         let time = self.time.unwrap_or_else(clock::now);
         Ok(BackupOptions {
             sources,
@@ -272,6 +269,38 @@ pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Writes down what a run came to.
+pub struct Measuring {
+    path: Option<PathBuf>,
+    command: &'static str,
+    host: String,
+    label: String,
+}
+
+impl Measuring {
+    /// Runs it; what was counted goes into the stats, if it comes to that.
+    pub fn around(self, run: impl FnOnce(&mut Option<Stats>) -> Outcome) -> Outcome {
+        let Some(path) = self.path else { return run(&mut None) };
+        let started = Instant::now();
+        let labels = [("command", self.command), ("host", &self.host), ("label", &self.label)];
+        let mut metrics = Metrics::new(&labels);
+        let mut stats = None;
+        let outcome = run(&mut stats);
+        if let Some(stats) = &stats {
+            measure(&mut metrics, stats);
+        }
+        let written = metrics.finish(&path, &outcome, Timestamp::now(), started.elapsed().as_secs_f64());
+        match (outcome, written) {
+            (Ok(_), Err(e)) => Err(e),
+            (outcome, Err(e)) => {
+                output::notice(&e.to_string());
+                outcome
+            }
+            (outcome, Ok(())) => outcome,
+        }
+    }
+}
+
 fn measure(metrics: &mut Metrics, stats: &Stats) {
     let files = [
         ("new", stats.files_new),
@@ -294,9 +323,21 @@ fn measure(metrics: &mut Metrics, stats: &Stats) {
     metrics.gauge("varv_backup_errors", help, stats.errors);
 }
 
+/// Patterns that matched nothing were probably meant otherwise.
+pub fn tell_unused(outcome: &backup::Outcome, global: &Global) {
+    for pattern in &outcome.unused_patterns {
+        global.notice(&format!("the pattern '{pattern}' matched nothing"));
+    }
+}
+
+/// How a backup ended.
+pub fn exit(outcome: &backup::Outcome) -> Exit {
+    if outcome.stats.errors > 0 { Exit::Incomplete } else { Exit::Done }
+}
+
 /// What `backup --json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+pub struct Report<'a> {
     snapshot: Option<String>,
     #[serde(flatten)]
     stats: &'a Stats,
@@ -332,23 +373,20 @@ impl<'a> From<&'a VolumeInfo> for VolumeReport<'a> {
     }
 }
 
-fn report(outcome: &backup::Outcome, global: &Global) {
-    if global.json {
-        let snapshot = outcome.id.map(|id| id.to_string());
-        output::json(&Report {
-            snapshot,
+impl<'a> Report<'a> {
+    /// Of a backup.
+    pub fn of(outcome: &'a backup::Outcome) -> Self {
+        Self {
+            snapshot: outcome.id.map(|id| id.to_string()),
             stats: &outcome.stats,
             missing: &outcome.missing,
             volumes: outcome.volumes.iter().map(VolumeReport::from).collect(),
-        });
-        return;
-    }
-    if !global.quiet {
-        summary(outcome);
+        }
     }
 }
 
-fn summary(outcome: &backup::Outcome) {
+/// Prints what a backup counted, for people.
+pub fn summary(outcome: &backup::Outcome) {
     let stats = &outcome.stats;
     let size = format_size;
     output::line(&format!(

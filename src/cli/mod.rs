@@ -22,6 +22,7 @@ mod init;
 mod key;
 mod list;
 mod locks;
+mod lvm;
 mod manual;
 mod metrics;
 mod output;
@@ -91,6 +92,7 @@ enum Command {
     Upgrade(upgrade::Upgrade),
     Copy(Box<copy::Copy>),
     Sparse(sparse::Sparse),
+    Lvm(lvm::Lvm),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -129,6 +131,7 @@ impl Command {
             Command::Upgrade(command) => command.run(global),
             Command::Copy(command) => command.run(global),
             Command::Sparse(command) => command.run(global),
+            Command::Lvm(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

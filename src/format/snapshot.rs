@@ -68,6 +68,8 @@ pub struct VolumeInfo {
     pub bytes_stored: u64,
     /// Bytes that were said to be unchanged, and were read and compared.
     pub bytes_spot_checked: u64,
+    /// When all of it was read.
+    pub read_whole: Option<Timestamp>,
     /// Where the next run's spot checks go on.
     pub spot_check: Option<SpotCheck>,
     /// The logical volume, if it is one.
@@ -128,6 +130,8 @@ pub struct LogicalVolume {
     pub pool: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// The physical extents of a thick volume, in order.
+    pub extents: String,
     /// When the snapshot was taken, in milliseconds after the first one of the run.
     pub taken_after_ms: u64,
     /// What `vgcfgbackup` wrote of its volume group.

@@ -58,6 +58,7 @@ impl Scan<'_> {
         let mut info = VolumeInfo {
             path: escape(&name),
             spot_check: parent.and_then(|parent| parent.volume.as_ref()?.spot_check),
+            read_whole: parent.and_then(|parent| parent.volume.as_ref()?.read_whole),
             lvm: volume.lvm.clone(),
             ..VolumeInfo::default()
         };
@@ -69,12 +70,13 @@ impl Scan<'_> {
         };
         self.begin_volume(&opened, name, parent)?;
         match believed {
-            Ok(believed) => self.by_changes(&opened, believed, info),
+            Ok(believed) => self.by_changes(&opened, believed, info)?,
             Err(reason) => {
                 info.fallback_reason = reason;
-                self.whole(&opened, &volume.known, info)
+                self.whole(&opened, &volume.known, info)?;
             }
         }
+        self.end_of(&opened, volume)
     }
 
     fn begin_volume(&mut self, opened: &Opened, name: Vec<u8>, parent: Option<&Parent>) -> Result<()> {
@@ -165,7 +167,7 @@ impl Scan<'_> {
             };
             self.pieces(&opened.file, spans, region.more_follows)?;
         }
-        self.end_of(opened)
+        Ok(())
     }
 
     fn whole(&mut self, opened: &Opened, known: &Known, mut info: VolumeInfo) -> Result<()> {
@@ -181,12 +183,14 @@ impl Scan<'_> {
                 self.pieces(&opened.file, Spans::new(&opened.file, opened.len, look_for_holes), false)?;
             }
         }
-        self.end_of(opened)
+        Ok(())
     }
 
-    fn end_of(&mut self, opened: &Opened) -> Result<()> {
+    fn end_of(&mut self, opened: &Opened, volume: &Volume) -> Result<()> {
+        let is_classic = volume.lvm.as_ref().is_some_and(|lvm| lvm.pool.is_empty());
+        let snapshot = is_classic.then(|| volume.path.clone());
         let before = (!opened.is_device).then(|| (Arc::clone(&opened.file), opened.stat));
-        self.send(Step::End(LargeEnd { before }))
+        self.send(Step::End(LargeEnd { before, snapshot }))
     }
 }
 

@@ -1,0 +1,136 @@
+//! What is kept for the next night, and what goes.
+
+use std::collections::BTreeSet;
+
+use super::Context;
+use super::known::Past;
+use super::taken::Taken;
+use crate::backup::Outcome;
+use crate::error::Result;
+use crate::lvm::{self, Kind, Lv, PoolUse};
+use crate::text::{escape, format_size};
+
+/// Decides and does it, for the volumes whose locks are held.
+pub(super) struct Keeper<'a> {
+    context: &'a Context<'a>,
+    volumes: &'a [Lv],
+    pasts: &'a [Past],
+}
+
+impl<'a> Keeper<'a> {
+    /// Of these volumes.
+    pub fn new(context: &'a Context<'a>, volumes: &'a [Lv], pasts: &'a [Past]) -> Self {
+        Self { context, volumes, pasts }
+    }
+
+    /// Tells the user.
+    pub fn notice(&self, text: String) {
+        self.context.notice(text);
+    }
+
+    /// Removes what earlier runs left behind: snapshots of this series that its newest backup was
+    /// not made of.
+    pub fn remove_left_behind(&self, all: &[Lv]) -> Result<()> {
+        for (volume, past) in self.volumes.iter().zip(self.pasts) {
+            let mark = self.context.mark(volume);
+            let kept = past.kept.as_ref().map(|kept| &kept.uuid);
+            let is_left = |lv: &&Lv| lvm::mark_of(lv).as_ref() == Some(&mark) && Some(&lv.uuid) != kept;
+            for left in all.iter().filter(is_left) {
+                lvm::remove(left)?;
+                self.notice(format!("{}: removed, an earlier run left it behind", left.path()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept in a pool goes at once: the pool needs the room more.
+    pub fn drop_kept_in(&self, pool: &Lv, used: PoolUse, limit: f64) {
+        let PoolUse { data, metadata } = used;
+        self.notice(format!(
+            "{}: {data:.0} % of its data and {metadata:.0} % of its metadata are used, the limit is {limit:.0} %: nothing is kept in it",
+            pool.path()
+        ));
+        for kept in self.pasts.iter().filter_map(|past| past.kept.as_ref()) {
+            if kept.pool_uuid.as_ref() == Some(&pool.uuid) {
+                self.remove(kept);
+            }
+        }
+    }
+
+    fn remove(&self, snapshot: &Lv) {
+        if let Err(e) = lvm::remove(snapshot) {
+            self.notice(format!("{} cannot be removed: {e}", snapshot.path()));
+        }
+    }
+
+    /// The repository has its snapshot: what was kept is replaced, of volumes that are in it. The
+    /// volumes of which a snapshot is kept are returned.
+    pub fn finish(
+        &self,
+        mut taken: Taken,
+        outcome: &Outcome,
+        full_pools: &BTreeSet<String>,
+    ) -> Result<Vec<String>> {
+        if outcome.id.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut kept = Vec::new();
+        for (volume, past) in self.volumes.iter().zip(self.pasts) {
+            let path = escape(volume.path().as_bytes());
+            if outcome.volumes.iter().all(|info| info.path != path) {
+                continue;
+            }
+            let is_gone = |pool: &String| full_pools.contains(pool);
+            if let Some(old) = past.kept.as_ref().filter(|old| !old.pool_uuid.as_ref().is_some_and(is_gone)) {
+                self.remove(old);
+            }
+            if self.keeps(volume, full_pools) && self.keep(volume, &mut taken)? {
+                kept.push(volume.path());
+                if past.kept.is_none() {
+                    self.tell_costs(volume);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn keeps(&self, volume: &Lv, full_pools: &BTreeSet<String>) -> bool {
+        let in_full_pool = volume.pool_uuid.as_ref().is_some_and(|pool| full_pools.contains(pool));
+        // Two devices with one UUID confuse btrfs when it mounts.
+        let is_twin =
+            volume.kind == Kind::Thick && lvm::file_system(&volume.device).as_deref() == Some("btrfs");
+        if is_twin && self.context.options.keep {
+            self.notice(format!(
+                "{}: no snapshot is kept, since btrfs would take it for the volume",
+                volume.path()
+            ));
+        }
+        self.context.options.keep && !in_full_pool && !is_twin
+    }
+
+    /// Thin ones need no device until the next night; of classic ones that have overflowed nothing
+    /// can be told.
+    fn keep(&self, volume: &Lv, taken: &mut Taken) -> Result<bool> {
+        let snapshot = taken.of(volume)?;
+        match volume.kind {
+            Kind::Thin => lvm::set_active(snapshot, false)?,
+            _ if lvm::has_overflowed(&snapshot.device)? => return Ok(false),
+            _ => {}
+        }
+        Ok(taken.release(volume).is_some())
+    }
+
+    fn tell_costs(&self, volume: &Lv) {
+        let cost = match volume.kind {
+            Kind::Thin => "it holds the pool's room of what is overwritten until then".to_string(),
+            _ => format!(
+                "it takes room in the volume group ({} are free now), and writes to the volume are slower until then",
+                format_size(volume.group_free)
+            ),
+        };
+        self.notice(format!(
+            "{}: a snapshot is kept, so that the next backup reads only what has changed: {cost}; --no-keep or varv lvm release do without",
+            volume.path()
+        ));
+    }
+}

@@ -1,0 +1,201 @@
+//! Backing up logical volumes: snapshots of all, one snapshot of the repository, and what the next
+//! night needs to know what has changed.
+//!
+//! All of it happens under the volumes' locks. Until the repository's snapshot is published, the
+//! LVM snapshot of the night before stays, so that a run that fails costs nothing; from then on the
+//! new one takes its place. What this run made is removed however it ends; after SIGKILL or a
+//! power cut the next run finds it by its tags.
+
+mod keep;
+mod known;
+mod pools;
+mod taken;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use self::keep::Keeper;
+use self::known::Past;
+use self::pools::Pools;
+use self::taken::Taken;
+use super::{BackupOptions, Outcome, Share, Source, Volume};
+use crate::error::{Error, Result};
+use crate::format::snapshot::LogicalVolume;
+use crate::id::{Hasher, hex};
+use crate::lvm::{self, Lock, Lv, Mark, Plan, Size};
+use crate::observe::{Event, Observer, Stop};
+use crate::repo::Repo;
+use crate::repo::catalog::Catalog;
+
+/// How to back up logical volumes.
+#[derive(Debug, Clone)]
+pub struct NightlyOptions {
+    /// `VG/LV`, `VG`, patterns, `@TAG`.
+    pub volumes: Vec<String>,
+    /// Room of classic snapshots.
+    pub snapshot_size: Size,
+    /// Whether snapshots are kept for the next night.
+    pub keep: bool,
+    /// A pool that is as full as this, in percent, keeps nothing.
+    pub pool_limit: f64,
+    /// How much of what should be unchanged is read and compared.
+    pub spot_check: Share,
+    /// All is read when it was last read so long ago.
+    pub full_every: Option<Duration>,
+    /// Whether file systems are frozen while snapshots are taken.
+    pub freeze: bool,
+    /// Never backed up, and never frozen, since the run needs them: the repository, its index, ….
+    pub needed: Vec<PathBuf>,
+    /// Where volumes' locks are.
+    pub locks: PathBuf,
+    /// How long to wait for them.
+    pub lock_wait: Duration,
+}
+
+/// What a night came to.
+#[derive(Debug)]
+pub struct Night {
+    /// What was backed up.
+    pub outcome: Outcome,
+    /// Milliseconds between the first snapshot and the last one.
+    pub spread_ms: u64,
+    /// Volumes of which a snapshot is kept.
+    pub kept: Vec<String>,
+}
+
+/// What all parts of a night share.
+struct Context<'a> {
+    repo: &'a Repo,
+    catalog: &'a Catalog,
+    backup: &'a BackupOptions,
+    options: &'a NightlyOptions,
+    observer: &'a dyn Observer,
+    stop: &'a Stop,
+}
+
+/// Backs up the volumes, together with the sources in `backup`.
+pub fn run(
+    repo: &Repo,
+    catalog: &Catalog,
+    backup: &BackupOptions,
+    options: &NightlyOptions,
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Night> {
+    let context = Context { repo, catalog, backup, options, observer, stop };
+    let reserved: Vec<_> = options.needed.iter().flat_map(|path| lvm::devices_below(path)).collect();
+    let selected = lvm::select(&lvm::list()?, &options.volumes, &reserved)?;
+    for notice in selected.notices {
+        observer.event(Event::Notice(notice));
+    }
+    let _locks = context.lock(&selected.volumes)?;
+    // As they are now that nobody else works with them.
+    let all = lvm::list()?;
+    let volumes: Vec<Lv> =
+        selected.volumes.iter().filter_map(|volume| find(&all, &volume.uuid)).cloned().collect();
+    context.night(&all, volumes)
+}
+
+impl<'a> Context<'a> {
+    /// In the order of their uuids, so that two runs never wait for each other.
+    fn lock(&self, volumes: &[Lv]) -> Result<Vec<Lock>> {
+        let mut volumes: Vec<&Lv> = volumes.iter().collect();
+        volumes.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+        let NightlyOptions { locks, lock_wait, .. } = self.options;
+        volumes.iter().map(|lv| Lock::take(locks, &lv.uuid, &lv.path(), *lock_wait, self.stop)).collect()
+    }
+
+    fn night(&self, all: &[Lv], volumes: Vec<Lv>) -> Result<Night> {
+        let snapshots = self.repo.snapshots()?;
+        let pasts: Vec<Past> =
+            volumes.iter().map(|volume| Past::of(volume, all, &snapshots, self.backup)).collect();
+        let keeper = Keeper::new(self, &volumes, &pasts);
+        keeper.remove_left_behind(all)?;
+
+        let plan = Plan::new(&volumes, self.options.snapshot_size, suffix()?)?;
+        let taken = Taken::take(self, &volumes, &plan)?;
+        let pools = Pools::of(all, &volumes);
+        let mut sources = self.backup.sources.clone();
+        for (number, (volume, past)) in volumes.iter().zip(&pasts).enumerate() {
+            let snapshot = taken.of(volume)?;
+            let known = past.known(self, volume, snapshot, all)?;
+            sources.push(Source::Volume(Box::new(Volume {
+                name: Some(volume.path().into_bytes()),
+                path: snapshot.device.clone(),
+                known,
+                spot_check: self.options.spot_check,
+                lvm: Some(self.describe(volume, &volumes[..number], &taken)?),
+            })));
+        }
+        let backup = BackupOptions { sources, ..self.backup.clone() };
+        let (outcome, full_pools) = pools.watch(self.options.pool_limit, &keeper, || {
+            super::run(self.repo, self.catalog, &backup, self.observer, self.stop)
+        })?;
+        let spread_ms = taken.spread_ms();
+        let kept = keeper.finish(taken, &outcome, &full_pools)?;
+        Ok(Night { outcome, spread_ms, kept })
+    }
+
+    /// What is needed to know the volume again and to make it anew. A group's configuration comes
+    /// with the first of its volumes.
+    fn describe(&self, volume: &Lv, before: &[Lv], taken: &Taken) -> Result<LogicalVolume> {
+        let is_first = before.iter().all(|other| other.group_uuid != volume.group_uuid);
+        let group_config = match is_first {
+            true => lvm::group_config(&volume.group, &self.options.locks)?,
+            false => String::new(),
+        };
+        Ok(LogicalVolume {
+            uuid: volume.uuid.clone(),
+            snapshot_uuid: taken.of(volume)?.uuid.clone(),
+            segtype: volume.segtype.clone(),
+            pool: volume.pool.clone().unwrap_or_default(),
+            tags: volume.tags.clone(),
+            extents: volume.extents.clone(),
+            taken_after_ms: taken.after_ms(volume),
+            group_config,
+        })
+    }
+
+    fn mark(&self, volume: &Lv) -> Mark {
+        Mark {
+            repository: self.repo.id().to_string(),
+            series: series(&self.backup.host, &self.backup.label),
+            volume: volume.uuid.clone(),
+        }
+    }
+
+    fn notice(&self, text: String) {
+        self.observer.event(Event::Notice(text));
+    }
+}
+
+/// Stands for a host and label, in a form that LVM takes as a tag.
+fn series(host: &str, label: &str) -> String {
+    let hash: [u8; 8] =
+        Hasher::plain().update(host.as_bytes()).update(&[0]).update(label.as_bytes()).finish();
+    hex(&hash)
+}
+
+/// Tells the snapshots of one run from all others, and people when they were taken.
+fn suffix() -> Result<String> {
+    let mut random = [0; 2];
+    getrandom::fill(&mut random).map_err(|_| Error::Internal("the system gives no random bytes"))?;
+    Ok(format!("{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), hex(&random)))
+}
+
+fn find<'l>(all: &'l [Lv], uuid: &str) -> Option<&'l Lv> {
+    all.iter().find(|volume| volume.uuid == uuid)
+}
+
+/// Whether so much time has passed since.
+fn is_due(last: Option<Timestamp>, now: Timestamp, every: Option<Duration>) -> bool {
+    let (Some(last), Some(every)) = (last, every) else { return false };
+    now.duration_since(last).unsigned_abs() >= every && now > last
+}
+
+/// Whether `path` is on the file system of a volume.
+fn is_on(path: &Path, volume: &Lv) -> bool {
+    volume.number.is_some_and(|number| lvm::devices_below(path).contains(&number))
+}

@@ -1,0 +1,380 @@
+//! Logical volumes, with LVM as it is: each test boots a kernel of its own that has the
+//! device-mapper (`tests/lab`), and runs itself in it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::system::skip;
+use support::{Varv, args};
+
+/// True in the lab. Outside of it, boots one with these empty disks and runs the test `name` there.
+fn in_lab(name: &str, disks: &[&str]) -> bool {
+    if std::env::var_os("LAB_DISKS").is_some() {
+        return true;
+    }
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
+    if !Command::new(&lab).arg("--check").output().is_ok_and(|output| output.status.success()) {
+        skip::<()>("the LVM lab is not installed: tests/lab/install");
+        return false;
+    }
+    let disks = disks.iter().flat_map(|size| ["--disk", size]);
+    let output = Command::new(&lab)
+        .args(["--memory", "2G", "--timeout", "600"])
+        .args(disks)
+        .arg("--")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "in the lab: {text}");
+    false
+}
+
+/// The fields in the table of a section of `docs/json.md`.
+fn documented(section: &str) -> BTreeSet<String> {
+    let page = include_str!("../docs/json.md");
+    let text = page
+        .split("\n## ")
+        .find(|text| text.lines().next().unwrap().contains(&format!("`{section}`")))
+        .unwrap();
+    let own = text.split("\n### ").next().unwrap();
+    let cells = own.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    cells
+        .flat_map(|cell| {
+            format!("`{cell}").split('`').skip(1).step_by(2).map(str::to_string).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn printed(object: &Value) -> BTreeSet<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+/// Runs a script; what it printed.
+fn sh(script: &str) -> String {
+    let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).output().unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}\n{complaints}");
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
+/// A volume group `vg` on the first disk.
+fn group() {
+    sh("disk=${LAB_DISKS%% *}; pvcreate -q $disk; vgcreate -q vg $disk");
+}
+
+/// With a thin pool `vg/pool` in it.
+fn pool(len: &str) {
+    group();
+    sh(&format!("lvcreate -q -y --type thin-pool -n pool -L {len} -c 64k --poolmetadatasize 8M vg"));
+}
+
+fn night(varv: &Varv, words: &[OsString]) -> Value {
+    varv.json(&[args!["lvm", "backup"], words].concat())
+}
+
+/// What varv keeps: the names of snapshots.
+fn kept(varv: &Varv) -> Vec<String> {
+    let rows = varv.json(args!["lvm", "status"]);
+    rows.as_array().unwrap().iter().map(|row| row["snapshot"].as_str().unwrap().to_string()).collect()
+}
+
+fn id(night: &Value) -> &str {
+    night["snapshot"].as_str().unwrap()
+}
+
+/// Compares a night's volume with what it was then.
+fn assert_is(varv: &Varv, night: &Value, volume: &str, copy: &str) {
+    let repository = varv.repository.display();
+    let program = env!("CARGO_BIN_EXE_varv");
+    sh(&format!("{program} -r {repository} dump --snapshot {} {volume} | cmp - {copy}", id(night)));
+}
+
+/// Copies what a snapshot shows.
+fn copy(snapshot: &str, to: &str) {
+    let is_thin = sh(&format!("lvs --noheadings -o segtype {snapshot}")) == "thin";
+    let (on, off) = if is_thin { ("lvchange -ay -K", "lvchange -an") } else { ("true", "true") };
+    sh(&format!(
+        "mkdir -p /copies; {on} {snapshot}; dd if=/dev/{snapshot} of={to} bs=1M conv=sparse status=none; {off} {snapshot}"
+    ));
+}
+
+/// Ten nights of a volume with a file system, each changed a little, all restored.
+fn nights(volume: &str, method: &str, change: impl Fn(usize)) {
+    let varv = Varv::new();
+    let mut all = Vec::new();
+    for number in 0..10 {
+        change(number);
+        let night = night(&varv, args![volume]);
+        let row = &night["volumes"][0];
+        let expected = if number == 0 { "full" } else { method };
+        assert_eq!((&row["method"], &row["fallback_reason"]), (&expected.into(), &Value::Null), "{night}");
+        assert_eq!(row["volume"], volume);
+        assert_eq!(night["kept"], serde_json::json!([volume]));
+        let [snapshot] = kept(&varv).try_into().unwrap();
+        copy(&snapshot, &format!("/copies/{number}"));
+        all.push(night);
+    }
+    for (number, night) in all.iter().enumerate() {
+        assert_is(&varv, night, volume, &format!("/copies/{number}"));
+    }
+    // A scan of everything finds nothing that is not there.
+    sh("umount /m");
+    night(&varv, args![volume]);
+    let whole = night(&varv, args!["--label", "other", "--no-keep", volume]);
+    assert_eq!((&whole["bytes_new"], &whole["volumes"][0]["method"]), (&0.into(), &"full".into()), "{whole}");
+    varv.ok(args!["check", "--read-data"]);
+    varv.ok(args!["lvm", "release", "--all"]);
+    assert!(kept(&varv).is_empty());
+    assert!(!sh("lvs --noheadings -o lv_name vg").contains("varv"));
+}
+
+#[test]
+fn ten_nights_of_a_thick_volume() {
+    if !in_lab("ten_nights_of_a_thick_volume", &["1G"]) {
+        return;
+    }
+    group();
+    sh("lvcreate -q -y -n thick -L 64M vg; mkfs.ext4 -q /dev/vg/thick; mkdir -p /m; mount /dev/vg/thick /m");
+    nights("vg/thick", "cow", |number| {
+        sh(&format!("head -c 3M /dev/urandom > /m/{number}; rm -f /m/{}; sync", number.wrapping_sub(3)));
+    });
+}
+
+#[test]
+fn ten_nights_of_a_thin_volume() {
+    if !in_lab("ten_nights_of_a_thin_volume", &["2G"]) {
+        return;
+    }
+    pool("1G");
+    sh(
+        "lvcreate -q -y -n thin -V 320M --thinpool pool vg; mkfs.xfs -q /dev/vg/thin; mkdir -p /m; mount -o discard /dev/vg/thin /m",
+    );
+    nights("vg/thin", "thin", |number| {
+        sh(&format!(
+            "head -c 3M /dev/urandom > /m/{number}; rm -f /m/{}; sync; fstrim /m",
+            number.wrapping_sub(3)
+        ));
+    });
+}
+
+/// How a night's only volume was read, and why all of it was if there is a reason.
+fn how(night: &Value) -> (&str, Option<&str>) {
+    let row = &night["volumes"][0];
+    (row["method"].as_str().unwrap(), row["fallback_reason"].as_str())
+}
+
+/// A night that reads everything, for a reason with these words.
+fn falls_back(varv: &Varv, words: &[OsString], why: &str) -> Value {
+    let night = night(varv, words);
+    let (method, reason) = how(&night);
+    assert!(method == "full" && reason.is_some_and(|reason| reason.contains(why)), "{why}: {night}");
+    night
+}
+
+fn scribble(device: &str, mebibyte: u64, count: u64) {
+    sh(&format!(
+        "dd if=/dev/urandom of={device} bs=1M seek={mebibyte} count={count} oflag=direct status=none"
+    ));
+}
+
+/// The newest snapshot is what the volume is now.
+fn assert_newest_is(varv: &Varv, volume: &str) {
+    let (repository, program) = (varv.repository.display(), env!("CARGO_BIN_EXE_varv"));
+    sh(&format!("{program} -r {repository} dump {volume} | cmp - /dev/{volume}"));
+}
+
+#[test]
+fn what_is_known_of_a_thick_volume_is_not_believed_blindly() {
+    if !in_lab("what_is_known_of_a_thick_volume_is_not_believed_blindly", &["1G"]) {
+        return;
+    }
+    group();
+    sh("lvcreate -q -y -n a -L 40M vg");
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 10);
+    assert_eq!(how(&night(&varv, args!["vg/a"])), ("full", None));
+    // More is written than the kept snapshot can hold.
+    scribble("/dev/vg/a", 4, 20);
+    falls_back(&varv, args!["vg/a"], "overflowed");
+    assert_newest_is(&varv, "vg/a");
+    // Behind the device-mapper's back: the list does not know of it, and a spot check sees it.
+    let at = sh("dmsetup table vg-a-real | awk '{ print $5 }'");
+    sh(&format!(
+        "dd if=/dev/urandom of=${{LAB_DISKS%% *}} bs=512 seek=$(({at} + 16384)) count=8 oflag=direct status=none"
+    ));
+    let words = args!["lvm", "backup", "--spot-check", "100", "vg/a"];
+    varv.ok(words).says(&["WARNING", "is said not to have changed"]);
+    assert_newest_is(&varv, "vg/a");
+    // Extended, and shrunk again: the same size, but not the same extents.
+    sh("lvchange -an vg/a; lvextend -q -L 60M vg/a; lvchange -ay vg/a");
+    scribble("/dev/vg/a", 50, 2);
+    falls_back(&varv, args!["vg/a"], "size");
+    assert_newest_is(&varv, "vg/a");
+    varv.ok(args!["lvm", "release", "vg/a"]);
+    sh("lvreduce -q -f -y -L 40M vg/a");
+    falls_back(&varv, args!["vg/a"], "no snapshot was kept");
+    assert_newest_is(&varv, "vg/a");
+    // Another volume under the same name.
+    sh("lvremove -q -y vg/a; lvcreate -q -y -n a -L 40M vg");
+    falls_back(&varv, args!["vg/a"], "another volume");
+    assert_newest_is(&varv, "vg/a");
+    assert_eq!(how(&night(&varv, args!["vg/a"])), ("cow", None));
+    // All of it now and then, and on demand.
+    falls_back(&varv, args!["--full-every", "0s", "vg/a"], "whole 0 days ago");
+    assert_eq!(how(&night(&varv, args!["--force-read", "vg/a"])), ("full", None));
+    assert_eq!(how(&night(&varv, args!["--full-every", "30D", "vg/a"])), ("cow", None));
+    // Without anything kept.
+    assert_eq!(night(&varv, args!["--no-keep", "vg/a"])["kept"], serde_json::json!([]));
+    assert!(kept(&varv).is_empty());
+    falls_back(&varv, args!["vg/a"], "no snapshot was kept");
+    varv.ok(args!["check", "--read-data"]);
+}
+
+#[test]
+fn pools_are_left_as_they_were_and_never_fill_up_by_what_is_kept() {
+    if !in_lab("pools_are_left_as_they_were_and_never_fill_up_by_what_is_kept", &["1G"]) {
+        return;
+    }
+    pool("64M");
+    sh("lvcreate -q -y -n a -V 64M --thinpool pool vg");
+    let held = || sh("dmsetup status vg-pool-tpool | awk '{ print $7 }'");
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 10);
+    assert_eq!(how(&night(&varv, args!["vg/a"])), ("full", None));
+    assert_eq!(held(), "-");
+    // Reserved by somebody else: left alone, and said.
+    sh("dmsetup message vg-pool-tpool 0 reserve_metadata_snap");
+    falls_back(&varv, args!["vg/a"], "somebody else has reserved");
+    assert_ne!(held(), "-");
+    // Reserved by a run that was killed: released.
+    sh("lvchange -q --addtag varv.reserved vg/pool");
+    assert_eq!(how(&night(&varv, args!["vg/a"])), ("thin", None));
+    assert_eq!((held().as_str(), sh("lvs --noheadings -o lv_tags vg/pool").as_str()), ("-", ""));
+    // What was discarded is a hole, and is not read.
+    sh("blkdiscard -f -o 4M -l 4M /dev/vg/a");
+    let night_after = night(&varv, args!["--spot-check", "0", "vg/a"]);
+    assert_eq!((how(&night_after), night_after["bytes_hole"].as_u64()), (("thin", None), Some(4 << 20)));
+    assert_newest_is(&varv, "vg/a");
+    // Grown beyond the limit: what is kept goes, and nothing new is kept.
+    scribble("/dev/vg/a", 0, 30);
+    let words = args!["lvm", "backup", "--pool-limit", "50", "vg/a"];
+    varv.ok(words).says(&["the limit is 50 %", "nothing is kept"]);
+    assert!(kept(&varv).is_empty());
+    assert_newest_is(&varv, "vg/a");
+    assert!(!sh("lvs --noheadings -a -o lv_name vg").contains("varv"));
+}
+
+#[test]
+fn several_volumes_and_files_are_one_snapshot() {
+    if !in_lab("several_volumes_and_files_are_one_snapshot", &["2G", "300M"]) {
+        return;
+    }
+    pool("200M");
+    sh("for name in one two swap; do lvcreate -q -y -n $name -L 40M vg; done; mkswap /dev/vg/swap
+        lvcreate -q -y -n thin -V 80M --thinpool pool vg; lvcreate -q -s -y -n by-hand -L 8M vg/one
+        lvcreate -q -y -n repo -L 200M vg; mkfs.ext4 -q /dev/vg/repo; mkdir /repo; mount /dev/vg/repo /repo
+        lvchange -q --addtag nightly vg/two
+        for name in one two thin; do mkfs.ext4 -q /dev/vg/$name; mkdir /$name; mount /dev/vg/$name /$name; done
+        echo '<domain/>' > /root/domain.xml");
+    let mut varv = Varv::without_repository();
+    varv.repository = "/repo/repository".into();
+    varv.ok(args!["init", "--encryption", "none"]);
+    let all = night(&varv, args!["--freeze", "--also", "/root/domain.xml", "vg"]);
+    let names: Vec<&str> =
+        all["volumes"].as_array().unwrap().iter().map(|row| row["volume"].as_str().unwrap()).collect();
+    assert_eq!(names, ["vg/one", "vg/thin", "vg/two"]);
+    assert_eq!(all["errors"], 0);
+    assert!(all["spread_ms"].as_u64().unwrap() > 0, "{all}");
+    let plain = printed(&varv.backup(args!["--label", "plain", "/root/domain.xml"]));
+    assert_eq!(printed(&all), &plain | &documented("lvm backup"));
+    let status = varv.json(args!["lvm", "status"]);
+    assert_eq!(printed(&status[0]), documented("lvm status"));
+    assert_eq!(sh("dmsetup info -c --noheadings -o suspended | sort -u"), "Active");
+    sh("touch /one/x /two/x /thin/x; sync");
+    let text =
+        String::from_utf8(varv.ok(args!["dump", "--label", "default", "/root/domain.xml"]).stdout).unwrap();
+    assert_eq!(text, "<domain/>\n");
+    assert_eq!(varv.snapshots().len(), 2);
+    let tagged = night(&varv, args!["@nightly"]);
+    assert_eq!((&tagged["volumes"][0]["volume"], how(&tagged).0), (&"vg/two".into(), "cow"));
+    for (name, why) in [
+        ("vg/repo", "the repository"),
+        ("vg/pool", "a pool"),
+        ("vg/by-hand", "a snapshot"),
+        (&kept(&varv)[0], "varv keeps"),
+    ] {
+        varv.ends(2, args!["lvm", "backup", name]).says(&[why]);
+    }
+    varv.ends(1, args!["lvm", "backup", "vg/none"]).says(&["no logical volume"]);
+    varv.ends(2, args!["lvm", "backup", "--snapshot-size", "1T", "vg/one"]).says(&["--snapshot-size"]);
+    assert_eq!(kept(&varv).len(), 3);
+    varv.ok(args!["lvm", "release", "vg/one", "vg/thin"]);
+    assert_eq!(kept(&varv).len(), 1);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    if !in_lab("nothing_is_left_behind", &["1G"]) {
+        return;
+    }
+    pool("100M");
+    sh("lvcreate -q -y -n a -L 40M vg; lvcreate -q -y -n b -V 40M --thinpool pool vg");
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 10);
+    scribble("/dev/vg/b", 0, 10);
+    night(&varv, args!["vg/a", "vg/b"]);
+    let before = kept(&varv);
+    // A stream that fails, and one that kills the program, are read after the volumes.
+    let with_stream = |script: &str| {
+        let words = args!["lvm", "backup", "--from-command", "zz", "vg/a", "vg/b", "--", "sh", "-c", script];
+        varv.run(words)
+    };
+    scribble("/dev/vg/a", 20, 1);
+    scribble("/dev/vg/b", 20, 1);
+    assert_eq!(with_stream("exit 1").code, Some(1));
+    assert_eq!(kept(&varv), before);
+    assert_eq!(with_stream("kill -TERM $PPID; sleep 60").code, Some(143));
+    assert_eq!(kept(&varv), before);
+    assert_eq!(with_stream("kill -KILL $PPID").code, None);
+    assert_eq!(kept(&varv).len(), 4);
+    assert_eq!(varv.snapshots().len(), 1);
+    let after = varv.run(args!["--json", "lvm", "backup", "vg/a", "vg/b"]);
+    after.says(&["an earlier run left it behind"]);
+    let after = after.json();
+    assert_eq!(after["volumes"][0]["method"], "cow");
+    assert_eq!(after["volumes"][1]["method"], "thin");
+    assert_eq!(kept(&varv).len(), 2);
+    assert_newest_is(&varv, "vg/a");
+    assert_newest_is(&varv, "vg/b");
+    // Two at once: the second one is refused, or waits.
+    let mut first = varv.command(args![
+        "lvm",
+        "backup",
+        "--from-command",
+        "zz",
+        "vg/a",
+        "--",
+        "sh",
+        "-c",
+        "echo >/tmp/runs; sleep 4"
+    ]);
+    let mut first = first.stdout(Stdio::null()).spawn().unwrap();
+    sh("until [ -e /tmp/runs ]; do sleep 0.1; done");
+    varv.ends(11, args!["lvm", "backup", "vg/a"]).says(&["vg/a is locked", "process"]);
+    varv.ok(args!["--lock-wait", "5m", "lvm", "backup", "vg/a"]);
+    assert!(first.wait().unwrap().success());
+    // A dry run changes nothing.
+    let before = kept(&varv);
+    night(&varv, args!["--dry-run", "vg/a", "vg/b"]);
+    assert_eq!(kept(&varv), before);
+    varv.ok(args!["check", "--read-data"]);
+}

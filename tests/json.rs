@@ -51,6 +51,7 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("backup", 0, "backup --change-list $/list --made-against @ $/source/file"),
     ("index rebuild", 0, "index rebuild"),
     ("upgrade", 0, "upgrade"),
+    ("run", 0, "--config $/varv.toml run nightly"),
     ("dupes", 0, "dupes $/source"),
     ("dupes", 0, "dupes --unique $/source"),
     ("copy", 0, "copy $/source/file $/copied"),
@@ -167,6 +168,9 @@ fn make_source(varv: &Varv) {
     fs::write(source.join("copy"), "content").unwrap();
     fs::write(source.join(OsStr::from_bytes(b"odd\xff")), "odd").unwrap();
     fs::write(varv.path("list"), "0 1\n").unwrap();
+    let config = format!("[profiles.nightly]\nbefore = [\"true\"]\nsources = [{source:?}]\ncheck = {{}}\n");
+    fs::write(varv.path("varv.toml"), config).unwrap();
+    support::chmod(&varv.path("varv.toml"), 0o600);
     symlink("file", source.join("link")).unwrap();
 }
 

@@ -48,6 +48,27 @@ impl Exit {
         }
     }
 
+    /// The one that counts of several: what stopped or broke most.
+    pub fn worst(exits: impl IntoIterator<Item = Exit>) -> Self {
+        exits.into_iter().min_by_key(|exit| exit.rank()).unwrap_or(Exit::Done)
+    }
+
+    /// Less counts more. A contract as well.
+    fn rank(self) -> u8 {
+        match self {
+            Exit::Signal(_) => 0,
+            Exit::Damage => 1,
+            Exit::Failed => 2,
+            Exit::WrongKey => 3,
+            Exit::NoRepository => 4,
+            Exit::Locked => 5,
+            Exit::Usage => 6,
+            Exit::Incomplete => 7,
+            Exit::Different => 8,
+            Exit::Done => 9,
+        }
+    }
+
     /// Its number.
     pub fn code(self) -> u8 {
         match self {
@@ -86,5 +107,32 @@ pub fn hint(error: &Error) -> Option<&'static str> {
             Some("free space on the disk, or run varv forget and varv prune; finished packs are kept")
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_exits_the_first_of_a_fixed_order_counts() {
+        let order = [
+            Exit::Signal(2),
+            Exit::Damage,
+            Exit::Failed,
+            Exit::WrongKey,
+            Exit::NoRepository,
+            Exit::Locked,
+            Exit::Usage,
+            Exit::Incomplete,
+            Exit::Different,
+            Exit::Done,
+        ];
+        assert_eq!(order.map(Exit::code), [130, 4, 1, 12, 10, 11, 2, 3, 5, 0]);
+        for (at, first) in order.into_iter().enumerate() {
+            assert_eq!(Exit::worst(order[at..].iter().rev().copied()), first);
+        }
+        assert_eq!(Exit::worst([]), Exit::Done);
+        assert_eq!(Exit::worst([Exit::Failed, Exit::Signal(15)]).code(), 143);
     }
 }

@@ -1,6 +1,7 @@
 //! `varv forget`.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -11,14 +12,14 @@ use super::clock;
 use super::error::Exit;
 use super::global::Global;
 use super::select::Filters;
-use super::{Outcome, output};
+use super::{Outcome, config, output};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::repo::Intent;
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::time::Interval;
 use crate::upkeep::forget::{Plan, Reach};
-use crate::upkeep::retention::{Count, GroupBy, Policy, Verdict};
+use crate::upkeep::retention::{Count, GroupBy, Policies, Policy, Verdict};
 
 /// Forget snapshots, by rules that say what to keep, or by their ids.
 ///
@@ -33,6 +34,12 @@ pub struct Forget {
     ids: Vec<String>,
     #[command(flatten)]
     rules: Rules,
+    /// Take the rules of each label from a TOML file: tables [labels.NAME], and [default] for others
+    #[arg(long, value_name = "FILE", conflicts_with = "ids", help_heading = "Rules")]
+    policy: Option<PathBuf>,
+    /// Those of a profile.
+    #[arg(skip)]
+    policies: Option<Policies>,
     #[command(flatten)]
     filters: Filters,
     /// Of all hosts, not of this one alone
@@ -161,6 +168,11 @@ impl<'a> Row<'a> {
 }
 
 impl Forget {
+    /// By rules that stand in no option and no file of their own.
+    pub fn with_policies(self, policies: Policies) -> Self {
+        Self { policies: Some(policies), ..self }
+    }
+
     /// Forgets.
     pub fn run(self, global: &Global) -> Outcome {
         let repo = global.open(if self.dry_run { Intent::Read } else { Intent::Add })?;
@@ -191,17 +203,24 @@ impl Forget {
 
     fn plan<'s>(self, found: &'s Snapshots, protected: &HashSet<SnapshotId>) -> Result<Plan<'s>> {
         let policy = self.rules.policy();
+        let policies = match (self.policies, &self.policy) {
+            (None, Some(path)) => Some(config::policies(path)?),
+            (given, _) => given,
+        };
         let Filters { label, host, tag } = self.filters;
         let host = if self.all_hosts { None } else { host.or_else(|| Some(this_host())) };
         let reach = Reach { host, label, tag };
-        if self.ids.is_empty() {
-            let now = clock::now();
-            let (zone, now) = (now.time_zone(), now.timestamp());
-            return Plan::by_rules(found, protected, &reach, &policy, self.group_by, zone, now);
-        }
-        match policy.is_empty() {
-            true => Plan::by_ids(found, protected, &reach, &self.ids),
-            false => Err(Error::Refused("give either snapshots or rules, not both".into())),
+        let now = clock::now();
+        let (zone, now) = (now.time_zone(), now.timestamp());
+        let group_by = self.group_by;
+        match (policies, policy.is_empty(), self.ids.is_empty()) {
+            (Some(policies), true, true) => {
+                Plan::by_policies(found, protected, &reach, &policies, group_by, zone, now)
+            }
+            (None, _, true) => Plan::by_rules(found, protected, &reach, &policy, group_by, zone, now),
+            (None, true, false) => Plan::by_ids(found, protected, &reach, &self.ids),
+            (Some(_), ..) => Err(Error::Refused("give either rules or a file of them, not both".into())),
+            _ => Err(Error::Refused("give either snapshots or rules, not both".into())),
         }
     }
 }

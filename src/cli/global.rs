@@ -13,7 +13,7 @@ use crate::repo::keys::Secret;
 use crate::repo::{Intent, OpenOptions, Repo};
 
 /// Options that stand before or after the command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The repository
     #[arg(short, long, global = true, value_name = "PATH", env = "VARV_REPOSITORY", help_heading = "Global")]
@@ -38,6 +38,10 @@ pub struct Global {
     /// Where the index is kept when it cannot be in the repository
     #[arg(long, global = true, value_name = "D", env = "VARV_CACHE_DIR", help_heading = "Global")]
     pub cache_dir: Option<PathBuf>,
+    /// The configuration file of varv run, if it is not varv/varv.toml in the user's configuration
+    /// folder, or /etc/varv/varv.toml
+    #[arg(long, global = true, value_name = "F", help_heading = "Global")]
+    pub config: Option<PathBuf>,
 }
 
 impl Global {
@@ -113,7 +117,7 @@ pub fn own_command() -> String {
 }
 
 /// A length of time such as `90s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a length of time; write 90s, 10m or 2h");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().map_err(|_| wrong())?;

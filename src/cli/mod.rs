@@ -5,6 +5,7 @@ mod changes;
 mod check;
 mod clock;
 mod compare;
+mod config;
 mod copy;
 mod diff;
 mod differences;
@@ -32,6 +33,7 @@ mod prune;
 mod repair;
 mod restore;
 mod retier;
+mod run;
 mod secret;
 mod select;
 mod signals;
@@ -90,6 +92,7 @@ enum Command {
     Dupes(Box<dupes::Dupes>),
     Index(index::Index),
     Upgrade(upgrade::Upgrade),
+    Run(run::Run),
     Copy(Box<copy::Copy>),
     Sparse(sparse::Sparse),
     Lvm(lvm::Lvm),
@@ -129,6 +132,7 @@ impl Command {
             Command::Dupes(command) => command.run(global),
             Command::Index(command) => command.run(global),
             Command::Upgrade(command) => command.run(global),
+            Command::Run(command) => command.run(global),
             Command::Copy(command) => command.run(global),
             Command::Sparse(command) => command.run(global),
             Command::Lvm(command) => command.run(global),
@@ -140,10 +144,10 @@ impl Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    run(std::env::args_os())
+    start(std::env::args_os())
 }
 
-fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     signals::listen();
     let parsed = definition().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::{self, ErrorKind, Write};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
@@ -16,8 +17,26 @@ pub fn line(text: &str) {
     write(b"\n");
 }
 
+/// What is kept instead of being printed, while [`capture`] is under way.
+static CAPTURED: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+
+/// What `f` prints, which is not printed.
+pub fn capture<T>(f: impl FnOnce() -> T) -> (T, Vec<u8>) {
+    let swap = |kept| {
+        let mut captured = CAPTURED.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *captured, kept)
+    };
+    swap(Some(Vec::new()));
+    let done = f();
+    (done, swap(None).unwrap_or_default())
+}
+
 /// Prints bytes as they are.
 pub fn write(bytes: &[u8]) {
+    if let Some(kept) = CAPTURED.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        kept.extend_from_slice(bytes);
+        return;
+    }
     match io::stdout().write_all(bytes) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => quit(Exit::Done),
         Err(e) => {
@@ -92,15 +111,15 @@ pub fn notice(text: &str) {
     eprintln!("varv: {text}");
 }
 
+/// What failed, and what to do about it, as JSON.
+pub fn failure(error: &Error) -> serde_json::Value {
+    serde_json::json!({ "error": error.to_string(), "hint": hint(error) })
+}
+
 /// Tells what failed, and what to do about it.
 pub fn error(error: &Error, as_json: bool) {
     if as_json {
-        #[derive(Serialize)]
-        struct Failure<'a> {
-            error: String,
-            hint: Option<&'a str>,
-        }
-        json(&Failure { error: error.to_string(), hint: hint(error) });
+        json(&failure(error));
     }
     eprintln!("varv: {error}");
     if let Some(hint) = hint(error) {

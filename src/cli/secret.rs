@@ -15,7 +15,7 @@ use crate::repo::{layout, read_config_copy};
 use crate::store::LocalStore;
 
 /// What opens the repository.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct SecretOptions {
     /// Read the passphrase from the first line of a file
     #[arg(long, global = true, value_name = "F", env = "VARV_PASSPHRASE_FILE", help_heading = "Global")]

@@ -1,11 +1,11 @@
 //! Forgetting snapshots: which ones, and what must not happen by accident.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::retention::{self, GroupBy, Policy, Verdict, emptied};
+use super::retention::{self, GroupBy, Policies, Policy, Verdict, emptied};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::repo::Repo;
@@ -53,6 +53,36 @@ impl<'s> Plan<'s> {
         let within = found.listed.iter().filter(|listed| reach.has(listed));
         let verdicts = retention::plan(within, protected, policy, group_by, zone, now)?;
         Ok(Self { verdicts, damaged: Vec::new() })
+    }
+
+    /// By the rules of each label; labels without any are left alone.
+    pub fn by_policies(
+        found: &'s Snapshots,
+        protected: &HashSet<SnapshotId>,
+        reach: &Reach,
+        policies: &Policies,
+        group_by: GroupBy,
+        zone: &TimeZone,
+        now: Timestamp,
+    ) -> Result<Self> {
+        if !group_by.label {
+            return Err(Error::Refused(
+                "rules of a file are those of one label each: let --group-by have label".into(),
+            ));
+        }
+        let within = found.listed.iter().filter(|listed| reach.has(listed));
+        let labels: BTreeSet<&String> = within.map(|listed| &listed.snapshot.label).collect();
+        let mut plan = Self { verdicts: Vec::new(), damaged: Vec::new() };
+        for label in labels {
+            let Some(policy) = policies.of(label) else { continue };
+            if policy.is_empty() {
+                return Err(Error::Refused(format!("no rule says what to keep of label '{label}'")));
+            }
+            let reach = Reach { label: Some(label.clone()), ..reach.clone() };
+            let of_label = Self::by_rules(found, protected, &reach, policy, group_by, zone, now)?;
+            plan.verdicts.extend(of_label.verdicts);
+        }
+        Ok(plan)
     }
 
     /// By ids or unique prefixes of them. Refused for what is protected or out of reach.

@@ -96,10 +96,27 @@ pub struct Policy {
     pub older_than: Option<Timestamp>,
 }
 
+/// What to keep of each label, as a file says it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Policies {
+    /// By label.
+    pub labels: BTreeMap<String, Policy>,
+    /// For all other labels; without it they are left alone.
+    pub default: Option<Policy>,
+}
+
+impl Policies {
+    /// What to keep of this label, if anything is said of it.
+    pub fn of(&self, label: &str) -> Option<&Policy> {
+        self.labels.get(label).or(self.default.as_ref())
+    }
+}
+
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "expected a number of snapshots, or \"all\"")]
         enum Written {
             Number(u32),
             Text(String),

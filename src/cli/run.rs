@@ -1,0 +1,368 @@
+//! `varv run`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::time::Instant;
+
+use clap::{Args, FromArgMatches};
+use serde::Serialize;
+
+use super::config::{Absolute, Check, Config, Profile, Prune, Repository, Value};
+use super::error::Exit;
+use super::global::{Global, duration};
+use super::secret::SecretOptions;
+use super::signals::STOP;
+use super::{Cli, Command, Outcome, definition, output};
+use crate::error::{Error, IoContext, Result};
+use crate::upkeep::retention::Policies;
+
+/// Do what a profile of the configuration file says: back up, forget, prune, check.
+///
+/// After a backup that failed, nothing is forgotten or pruned; after one that could not read all
+/// of its source, it goes on. The exit code is the first of 130 and 143, 4, 1, 12, 10, 11, 2, 3, 5
+/// that one of the steps ended with. A hook that fails counts as 1.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The profile
+    #[arg(value_name = "PROFILE")]
+    profile: String,
+    /// Run no hooks, and only say what would be backed up, forgotten and pruned
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// What is done, in this order.
+struct Plan {
+    before: Vec<String>,
+    steps: Vec<Step>,
+    after: Vec<String>,
+}
+
+/// A command that is run as if it had been typed.
+struct Step {
+    name: &'static str,
+    command: Command,
+    /// Whether it must not be run after a backup that failed.
+    needs_backup: bool,
+}
+
+/// How a step ended.
+#[derive(Serialize)]
+struct Done {
+    step: &'static str,
+    /// A hook's command.
+    command: Option<String>,
+    /// `None` if it was left out.
+    exit_code: Option<u8>,
+    seconds: f64,
+    /// What it printed.
+    result: Option<serde_json::Value>,
+}
+
+/// What `run --json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    profile: &'a str,
+    dry_run: bool,
+    exit_code: u8,
+    seconds: f64,
+    steps: &'a [Done],
+}
+
+impl Run {
+    /// Runs it all.
+    pub fn run(self, global: &Global) -> Outcome {
+        let started = Instant::now();
+        let config = Config::load(global.config.as_deref())?;
+        let profile = config.profile(&self.profile)?;
+        let global = globals(global, profile, config.repository(profile)?)?;
+        let plan = Plan::new(profile, self.dry_run)?;
+        let mut runner =
+            Runner { profile: &self.profile, global: &global, steps: Vec::new(), exits: Vec::new() };
+        runner.run(plan);
+        let Runner { steps, exits, .. } = runner;
+        let exit = Exit::worst(exits);
+        if global.json {
+            output::json(&Report {
+                profile: &self.profile,
+                dry_run: self.dry_run,
+                exit_code: exit.code(),
+                seconds: started.elapsed().as_secs_f64(),
+                steps: &steps,
+            });
+        }
+        Ok(exit)
+    }
+}
+
+/// The global options as the profile has them; those that were typed where it has none.
+fn globals(typed: &Global, profile: &Profile, repository: Option<&Repository>) -> Result<Global> {
+    let mut global = typed.clone();
+    if let Some(wait) = &profile.lock_wait {
+        global.lock_wait = duration(wait).map_err(|why| Error::Refused(format!("lock-wait: {why}")))?;
+    }
+    let Some(Repository { path, passphrase_file, passphrase_command, key_file, cache_dir }) = repository
+    else {
+        return Ok(global);
+    };
+    global.repository = Some(path.0.clone());
+    if let Some(folder) = cache_dir {
+        global.cache_dir = Some(folder.0.clone());
+    }
+    if passphrase_file.is_some() || passphrase_command.is_some() || key_file.is_some() {
+        global.secret = SecretOptions {
+            passphrase_file: passphrase_file.as_ref().map(|path| path.0.clone()),
+            passphrase_command: passphrase_command.clone(),
+            key_file: key_file.as_ref().map(|path| path.0.clone()),
+            recovery_code: None,
+        };
+    }
+    Ok(global)
+}
+
+impl Plan {
+    /// All values are checked here, before anything is run.
+    fn new(profile: &Profile, dry_run: bool) -> Result<Self> {
+        let mut steps = Vec::new();
+        let mut add = |words: Words, needs_backup| -> Result<()> {
+            let (name, command) = (words.name, words.parse()?);
+            steps.push(Step { name, command, needs_backup });
+            Ok(())
+        };
+        if !profile.sources.is_empty() {
+            add(backup(profile).switch("--dry-run", dry_run), false)?;
+        }
+        if profile.retention.is_some() {
+            add(forget(profile).switch("--dry-run", dry_run), true)?;
+        }
+        if let Some(options) = &profile.prune {
+            add(prune(options).switch("--dry-run", dry_run), true)?;
+        }
+        if let Some(options) = &profile.check {
+            add(check(options), false)?;
+        }
+        if steps.is_empty() {
+            return Err(Error::Refused(
+                "the profile has nothing to do: give it sources, retention, prune or check".into(),
+            ));
+        }
+        if let Some(policy) = &profile.retention {
+            if policy.is_empty() {
+                return Err(Error::Refused(
+                    "retention says nothing to keep: add keep-daily = 7 or the like".into(),
+                ));
+            }
+            let policies = Policies { default: Some(policy.clone()), ..Policies::default() };
+            steps = steps.into_iter().map(|step| step.keeping(&policies)).collect();
+        }
+        let hooks = |hooks: &[String]| if dry_run { Vec::new() } else { hooks.to_vec() };
+        Ok(Self { before: hooks(&profile.before), steps, after: hooks(&profile.after) })
+    }
+}
+
+impl Step {
+    fn keeping(self, policies: &Policies) -> Self {
+        let command = match self.command {
+            Command::Forget(forget) => Command::Forget(Box::new(forget.with_policies(policies.clone()))),
+            other => other,
+        };
+        Self { command, ..self }
+    }
+}
+
+/// A command line.
+struct Words {
+    name: &'static str,
+    words: Vec<OsString>,
+}
+
+impl Words {
+    fn new(name: &'static str) -> Self {
+        Self { name, words: vec!["varv".into(), name.into()] }
+    }
+
+    fn switch(mut self, option: &str, on: bool) -> Self {
+        self.words.extend(on.then(|| option.into()));
+        self
+    }
+
+    fn each<T: Into<OsString>>(mut self, option: &str, values: impl IntoIterator<Item = T>) -> Self {
+        for value in values {
+            let mut word = OsString::from(format!("{option}="));
+            word.push(value.into());
+            self.words.push(word);
+        }
+        self
+    }
+
+    fn value(self, option: &str, value: &Option<Value>) -> Self {
+        match value {
+            None => self,
+            Some(Value::Switch(on)) => self.switch(option, *on),
+            Some(Value::Integer(number)) => self.each(option, [number.to_string()]),
+            Some(Value::Number(number)) => self.each(option, [number.to_string()]),
+            Some(Value::Text(text)) => self.each(option, [text]),
+        }
+    }
+
+    fn parse(self) -> Result<Command> {
+        let parsed = definition().try_get_matches_from(self.words);
+        let cli = parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+            let text = error.to_string();
+            let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            Error::Refused(format!("the profile's {}: {first}", self.name))
+        })?;
+        Ok(cli.command)
+    }
+}
+
+fn backup(profile: &Profile) -> Words {
+    let paths = |paths: &[Absolute]| paths.iter().map(|path| path.0.clone()).collect::<Vec<_>>();
+    let mut words = Words::new("backup")
+        .each("--label", &profile.label)
+        .each("--host", &profile.host)
+        .each("--tag", &profile.tags)
+        .each("--tier", &profile.tier)
+        .each("--exclude", &profile.exclude)
+        .each("--exclude-from", paths(&profile.exclude_from))
+        .each("--exclude-if-present", &profile.exclude_if_present)
+        .switch("--exclude-caches", profile.exclude_caches)
+        .value("--exclude-larger-than", &profile.exclude_larger_than)
+        .switch("--one-file-system", profile.one_file_system)
+        .switch("--read-devices", profile.read_devices)
+        .each("--read-errors", &profile.read_errors)
+        .switch("--force-read", profile.force_read)
+        .each("--metrics", profile.metrics.as_ref().map(|path| path.0.clone()));
+    words.words.extend(paths(&profile.sources).into_iter().map(OsString::from));
+    words
+}
+
+fn forget(profile: &Profile) -> Words {
+    let label = profile.label.as_deref().unwrap_or("default");
+    Words::new("forget").each("--label", [label]).each("--host", &profile.host)
+}
+
+fn prune(Prune { max_unused, max_repack }: &Prune) -> Words {
+    Words::new("prune").value("--max-unused", max_unused).value("--max-repack", max_repack)
+}
+
+/// What is due is read, or nothing is due.
+fn check(Check { read_data, max_age, limit }: &Check) -> Words {
+    let reads = read_data.is_none() && (max_age.is_some() || limit.is_some());
+    Words::new("check")
+        .switch("--read-data", reads)
+        .value("--read-data", read_data)
+        .each("--max-age", max_age)
+        .value("--limit", limit)
+}
+
+/// Runs steps, and keeps how they ended.
+struct Runner<'a> {
+    profile: &'a str,
+    global: &'a Global,
+    steps: Vec<Done>,
+    exits: Vec<Exit>,
+}
+
+impl Runner<'_> {
+    fn run(&mut self, plan: Plan) {
+        let ready = plan.before.into_iter().all(|command| self.hook("before", command) == Exit::Done);
+        let mut may_remove = true;
+        for step in plan.steps {
+            let stopped = self.exits.iter().any(|exit| matches!(exit, Exit::Signal(_)));
+            if !ready || stopped || (step.needs_backup && !may_remove) {
+                self.leave_out(step.name);
+                continue;
+            }
+            let name = step.name;
+            let exit = self.step(step);
+            may_remove &= name != "backup" || matches!(exit, Exit::Done | Exit::Incomplete);
+        }
+        for command in plan.after {
+            self.hook("after", command);
+        }
+    }
+
+    fn step(&mut self, Step { name, command, .. }: Step) -> Exit {
+        self.announce(name);
+        let started = Instant::now();
+        let (outcome, result) = match self.global.json {
+            true => {
+                let (outcome, printed) =
+                    output::capture(|| STOP.check().and_then(|()| command.run(self.global)));
+                let failed = outcome.as_ref().err().map(output::failure);
+                (outcome, failed.or_else(|| serde_json::from_slice(&printed).ok()))
+            }
+            false => (STOP.check().and_then(|()| command.run(self.global)), None),
+        };
+        let exit = match outcome {
+            Ok(exit) => exit,
+            Err(error) => {
+                output::error(&error, false);
+                Exit::of(&error)
+            }
+        };
+        self.end(name, None, exit, started, result)
+    }
+
+    /// Runs a hook's command, which is waited for whatever happens. After a signal during one before
+    /// the rest, there is no rest.
+    fn hook(&mut self, step: &'static str, command: String) -> Exit {
+        self.announce(&format!("{step}: {command}"));
+        let started = Instant::now();
+        let exit = match self.shell(&command) {
+            Ok(()) if step == "before" => STOP.check().map_or_else(|error| Exit::of(&error), |()| Exit::Done),
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                output::error(&error, false);
+                Exit::Failed
+            }
+        };
+        self.end(step, Some(command), exit, started, None)
+    }
+
+    fn shell(&self, command: &str) -> Result<()> {
+        let exit = Exit::worst(self.exits.iter().copied());
+        let repository = self.global.repository.as_deref().unwrap_or(Path::new(""));
+        let status = Process::new("/bin/sh")
+            .args(["-c", command])
+            .stdin(Stdio::null())
+            // Standard output is for results.
+            .stdout(std::io::stderr())
+            .env("VARV_PROFILE", self.profile)
+            .env("VARV_REPOSITORY", repository)
+            .env("VARV_EXIT_CODE", exit.code().to_string())
+            .status()
+            .at("run the hook with", "/bin/sh")?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(Error::NotFound(format!("the hook '{command}' failed ({status})"))),
+        }
+    }
+
+    fn announce(&self, what: &str) {
+        if !self.global.quiet && !self.global.json {
+            output::line(&format!("{}: {what}", self.profile));
+        }
+    }
+
+    fn end(
+        &mut self,
+        step: &'static str,
+        command: Option<String>,
+        exit: Exit,
+        started: Instant,
+        result: Option<serde_json::Value>,
+    ) -> Exit {
+        let seconds = started.elapsed().as_secs_f64();
+        self.steps.push(Done { step, command, exit_code: Some(exit.code()), seconds, result });
+        self.exits.push(exit);
+        exit
+    }
+
+    fn leave_out(&mut self, step: &'static str) {
+        output::notice(&format!("{step} is left out, since what comes before it failed or was stopped"));
+        self.steps.push(Done { step, command: None, exit_code: None, seconds: 0.0, result: None });
+    }
+}

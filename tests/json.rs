@@ -24,6 +24,9 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("init", 0, "init --encryption none"),
     ("backup", 0, "backup $/source"),
     ("backup", 0, "backup --dry-run $/source"),
+    ("dupes --from-repository", 0, "dupes --from-repository --unique"),
+    ("dupes --from-repository", 0, "dupes --from-repository --share 1"),
+    ("dupes --against-repository", 0, "dupes --against-repository $/source"),
     ("snapshots", 0, "snapshots"),
     ("restore", 0, "restore $/source $/target"),
     ("ls", 0, "ls"),
@@ -166,6 +169,15 @@ fn make_source(varv: &Varv) {
     let source = varv.dir("source");
     fs::write(source.join("file"), "content").unwrap();
     fs::write(source.join("copy"), "content").unwrap();
+    for name in ["dir", "same"] {
+        fs::create_dir(source.join(name)).unwrap();
+        fs::write(source.join(name).join("file"), "more").unwrap();
+    }
+    // Two that are long, and partly equal.
+    let long: Vec<u8> =
+        (0..4u32 << 20).flat_map(|i| i.wrapping_mul(0x9e37_79b9).rotate_left(13).to_be_bytes()).collect();
+    fs::write(source.join("long"), &long).unwrap();
+    fs::write(source.join("longer"), [&long[..], b"end"].concat()).unwrap();
     fs::write(source.join(OsStr::from_bytes(b"odd\xff")), "odd").unwrap();
     fs::write(varv.path("list"), "0 1\n").unwrap();
     let config = format!("[profiles.nightly]\nbefore = [\"true\"]\nsources = [{source:?}]\ncheck = {{}}\n");

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! key      u64 !wasted · u64 device · u64 inode, both of the group's first file · u8 kind
-//! group    key, kind 0 · varint length, data, files, names, copies
+//! group    key, kind 0 · varint length, data, files, names, copies, implied
 //! file     key, kind 1 · u32 root · path · u8 0 · inode · copy · further names
 //! unique   key, all but the kind 255, kind 2 · as a file
 //! ```
@@ -30,6 +30,8 @@ pub struct Group {
     pub copies: u64,
     /// Bytes that one copy alone would not take.
     pub wasted: u64,
+    /// Whether it follows from equal directories that are told.
+    pub implied: bool,
 }
 
 /// A name: the root's number and the path below it.
@@ -85,7 +87,8 @@ impl Findings {
     pub fn add(&mut self, group: &Group, files: &[File]) -> Result<()> {
         let first = files.iter().map(|file| (file.inode.device, file.inode.inode)).min().unwrap_or_default();
         self.key(group.wasted, first, GROUP);
-        for number in [group.len, group.data, group.files, group.names, group.copies] {
+        let Group { len, data, files: count, names, copies, implied, .. } = *group;
+        for number in [len, data, count, names, copies, implied.into()] {
             put_varint(&mut self.record, number);
         }
         self.sorter.push(&self.record)?;
@@ -165,8 +168,8 @@ impl Found {
 fn read_group(key: &[u8], rest: &[u8]) -> Result<Group, Malformed> {
     let wasted = key.first_chunk().map_or(0, |bytes| !u64::from_be_bytes(*bytes));
     let mut reader = Reader::new(rest);
-    let [len, data, files, names, copies] = numbers(&mut reader)?;
-    Ok(Group { len, data, files, names, copies, wasted })
+    let [len, data, files, names, copies, implied] = numbers(&mut reader)?;
+    Ok(Group { len, data, files, names, copies, wasted, implied: implied != 0 })
 }
 
 fn read_file(rest: &[u8]) -> Result<File, Malformed> {

@@ -5,6 +5,7 @@
 //! until it differs. All that grows with the number of files is sorted in bounded memory and a
 //! temporary file, so that ten million files need no more than a hundred thousand.
 
+pub mod against;
 mod compare;
 mod found;
 mod heads;
@@ -15,6 +16,7 @@ pub mod report;
 mod scan;
 mod shared;
 mod sorter;
+pub mod stored;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -116,6 +118,8 @@ pub struct Report {
     pub totals: Totals,
     /// What was left out, and why; at most 1000.
     pub left_out: Vec<(PathBuf, String)>,
+    /// What else is equal, of a report on snapshots.
+    pub relations: Option<stored::Relations>,
 }
 
 /// What failed so far; told to the observer at once.
@@ -182,7 +186,7 @@ pub fn run(options: &Options, observer: &dyn Observer, stop: &Stop) -> Result<Re
     let (count, left_out) = problems.finish();
     totals.problems = count;
     totals.seconds = begin.elapsed().as_secs_f64();
-    Ok(Report { roots, found, totals, left_out })
+    Ok(Report { roots, found, totals, left_out, relations: None })
 }
 
 /// Tells apart what has one length and one digest, in several threads.
@@ -325,7 +329,8 @@ impl<'a> Collector<'a> {
         let files: Vec<File> = files.into_iter().map(|(file, _)| file).collect();
         let names = files.iter().map(|file| file.names.len() as u64).sum();
         let wasted = data.saturating_mul(copies.saturating_sub(1));
-        let group = Group { len, data, files: files.len() as u64, names, copies, wasted };
+        let count = files.len() as u64;
+        let group = Group { len, data, files: count, names, copies, wasted, implied: false };
         self.totals.groups += 1;
         self.totals.redundant += group.files - 1;
         self.totals.wasted += wasted;

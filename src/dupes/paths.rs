@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::stored::Origin;
+
 /// A directory's number.
 pub type DirId = u32;
 
@@ -14,6 +16,8 @@ pub struct Root {
     pub path: PathBuf,
     /// Whether its files are kept whatever happens.
     pub is_reference: bool,
+    /// The snapshot that it stands for, if it is no directory.
+    pub origin: Option<Origin>,
 }
 
 /// The directories that were met, each as its name and the one that it is in.
@@ -43,6 +47,11 @@ impl Dirs {
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.dirs.len() as u64
+    }
+
+    /// The one that a directory is in, itself for a root.
+    pub fn above(&self, dir: DirId) -> DirId {
+        self.dirs.get(dir as usize).map_or(dir, |(above, _)| *above)
     }
 
     fn name(&self, dir: DirId) -> &[u8] {

@@ -134,13 +134,15 @@ impl<'r> FileRecord<'r> {
 
 const TOO_SHORT: Error = Error::Internal("a sorted record is too short");
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+/// Takes the first bytes of what is left.
+pub fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (first, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(*first)
 }
 
-fn take_time(rest: &mut &[u8]) -> Option<Time> {
+/// Takes a time.
+pub fn take_time(rest: &mut &[u8]) -> Option<Time> {
     Some(Time { seconds: i64::from_be_bytes(take(rest)?), nanos: u32::from_be_bytes(take(rest)?) })
 }
 

@@ -203,7 +203,7 @@ pub fn roots(options: &Options) -> Result<Vec<Root>> {
         }
         match roots.iter_mut().find(|root| root.path == path) {
             Some(root) => root.is_reference |= is_reference,
-            None => roots.push(Root { shown: shown.clone(), path, is_reference }),
+            None => roots.push(Root { shown: shown.clone(), path, is_reference, origin: None }),
         }
     }
     // What lies in a directory of references is one.

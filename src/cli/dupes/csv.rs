@@ -48,7 +48,9 @@ impl Lines<'_> {
         let modified = row.modified.map(|time| time.to_string()).unwrap_or_default();
         let names = std::iter::once((&row.path, false)).chain(row.links.iter().map(|link| (link, true)));
         for (path, link) in names {
-            let FileRow { reference, device, inode, copy, .. } = row;
+            let FileRow { reference, copy, .. } = row;
+            let number_of = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+            let (device, inode) = (number_of(row.device), number_of(row.inode));
             let (bytes, wasted, path) = (file.inode.len, self.group.wasted, quoted(path));
             self.out.line(&format!(
                 "{number},{bytes},{wasted},{path},{link},{reference},{device},{inode},{modified},{copy}"
@@ -58,6 +60,6 @@ impl Lines<'_> {
 }
 
 /// Line breaks are escaped already.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }

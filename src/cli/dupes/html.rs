@@ -6,11 +6,11 @@
 
 use serde::Serialize;
 
+use super::Told;
 use super::json::TotalsRow;
 use super::out::Out;
-use super::text::policy;
 use crate::dupes::report::{FileRow, GroupRow};
-use crate::dupes::{File, Group, Options, Report, Root, Sink};
+use crate::dupes::{File, Group, Report, Root, Sink};
 use crate::error::Result;
 use crate::text::escape;
 
@@ -30,14 +30,17 @@ struct Head {
 }
 
 /// Writes the page.
-pub fn write(report: &Report, options: &Options, out: &mut Out) -> Result<()> {
+pub fn write(report: &Report, told: &Told, out: &mut Out) -> Result<()> {
     let (before, after) = PAGE.split_once(MARK).unwrap_or((PAGE, ""));
     out.bytes(before.as_bytes());
-    let root = |root: &Root| escape(root.path.as_os_str().as_encoded_bytes());
+    let root = |root: &Root| {
+        let shown = if root.origin.is_some() { &root.shown } else { &root.path };
+        escape(shown.as_os_str().as_encoded_bytes())
+    };
     let head = Head {
         roots: report.roots.iter().map(root).collect(),
-        policy: policy(options),
-        totals: TotalsRow::new(&report.totals, options.unique),
+        policy: told.text.clone(),
+        totals: TotalsRow::new(&report.totals, told.unique),
         groups_max: GROUPS_MAX,
     };
     out.bytes(script_safe(&head).strip_suffix("}").unwrap_or_default().as_bytes());

@@ -2,9 +2,12 @@
 
 use serde::Serialize;
 
+use super::Told;
 use super::out::Out;
-use crate::dupes::report::{FileRow, GroupRow};
-use crate::dupes::{File, Group, Options, Report, Root, Sink, Totals};
+use crate::cli::output::rfc3339;
+use crate::dupes::report::{FileRow, GroupRow, whole_path};
+use crate::dupes::stored::{EqualDirs, Origin, Partly, PartlyFile, Range, Relations};
+use crate::dupes::{File, Group, Name, Report, Root, Sink, Totals};
 use crate::error::Result;
 use crate::text::escape;
 
@@ -17,21 +20,41 @@ struct Head<'a> {
     left_out: Vec<LeftOut<'a>>,
 }
 
+/// A directory, or a snapshot.
 #[derive(Serialize)]
-struct RootRow {
+pub struct RootRow {
     path: String,
     reference: bool,
+    #[serde(flatten)]
+    origin: Option<OriginRow>,
 }
 
+/// Which snapshot a root is.
 #[derive(Serialize)]
-struct Policy {
-    min_size: u64,
-    max_size: Option<u64>,
-    empty: bool,
-    hidden: bool,
-    one_file_system: bool,
-    isolate: bool,
-    hard_links: &'static str,
+struct OriginRow {
+    snapshot: String,
+    host: String,
+    label: String,
+    time: String,
+}
+
+/// What counted.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Policy {
+    /// The least length of a file.
+    pub min_size: u64,
+    /// The greatest.
+    pub max_size: Option<u64>,
+    /// Whether empty files count.
+    pub empty: bool,
+    /// Whether names with a dot first do.
+    pub hidden: bool,
+    /// Whether to stay on the roots' file systems.
+    pub one_file_system: bool,
+    /// Whether groups must have files of more than one root, or of more than one host or label.
+    pub isolate: bool,
+    /// What hard links are.
+    pub hard_links: &'static str,
 }
 
 /// What was counted.
@@ -53,10 +76,13 @@ pub struct TotalsRow {
     seconds: f64,
 }
 
+/// What could not be read.
 #[derive(Serialize)]
-struct LeftOut<'a> {
-    path: String,
-    what: &'a str,
+pub struct LeftOut<'a> {
+    /// Its path, escaped.
+    pub path: String,
+    /// Why.
+    pub what: &'a str,
 }
 
 impl TotalsRow {
@@ -82,40 +108,141 @@ impl TotalsRow {
 }
 
 /// Writes all.
-pub fn write(report: &Report, options: &Options, out: &mut Out) -> Result<()> {
-    let root = |root: &Root| RootRow {
-        path: escape(root.path.as_os_str().as_encoded_bytes()),
-        reference: root.is_reference,
-    };
-    let policy = Policy {
-        min_size: options.min_size,
-        max_size: Some(options.max_size).filter(|max| *max < u64::MAX),
-        empty: options.empty,
-        hidden: options.hidden,
-        one_file_system: options.one_file_system,
-        isolate: options.isolate,
-        hard_links: "one file",
-    };
+pub fn write(report: &Report, told: &Told, out: &mut Out) -> Result<()> {
     let left_out = report
         .left_out
         .iter()
         .map(|(path, what)| LeftOut { path: escape(path.as_os_str().as_encoded_bytes()), what });
     out.open_object(&Head {
-        roots: report.roots.iter().map(root).collect(),
-        policy,
-        totals: TotalsRow::new(&report.totals, options.unique),
+        roots: report.roots.iter().map(RootRow::new).collect(),
+        policy: told.policy,
+        totals: TotalsRow::new(&report.totals, told.unique),
         left_out: left_out.collect(),
     });
     out.bytes(b",\"groups\":[");
     report.found.tell(&mut Groups { roots: &report.roots, wants_unique: false, comma: false, out })?;
     out.bytes(b"]");
-    if options.unique {
+    if let Some(relations) = &report.relations {
+        relations_json(relations, &report.roots, out);
+    }
+    if told.unique {
         out.bytes(b",\"unique\":[");
         report.found.tell(&mut Groups { roots: &report.roots, wants_unique: true, comma: false, out })?;
         out.bytes(b"]");
     }
     out.line("}");
     Ok(())
+}
+
+fn relations_json(relations: &Relations, roots: &[Root], out: &mut Out) {
+    let Relations { dirs, partly, ranges } = relations;
+    out.array("directories", dirs.iter().map(|group| DirsRow::new(group, roots)));
+    out.array("partly", partly.iter().map(|group| PartlyRow::new(group, roots)));
+    out.array("ranges", ranges.iter().map(|range| RangeRow::new(range, roots)));
+}
+
+/// Equal directories.
+#[derive(Serialize)]
+struct DirsRow {
+    bytes: u64,
+    files: u64,
+    bytes_wasted: u64,
+    paths: Vec<PathRow>,
+}
+
+/// Partly equal files.
+#[derive(Serialize)]
+struct PartlyRow {
+    bytes: u64,
+    bytes_shared: u64,
+    count: u64,
+    members: Vec<MemberRow>,
+}
+
+#[derive(Serialize)]
+struct MemberRow {
+    bytes: u64,
+    bytes_data: u64,
+    bytes_shared: u64,
+    places: u64,
+    paths: Vec<PathRow>,
+}
+
+/// A shared range.
+#[derive(Serialize)]
+struct RangeRow {
+    bytes: u64,
+    ends: Vec<EndRow>,
+}
+
+#[derive(Serialize)]
+struct EndRow {
+    #[serde(flatten)]
+    path: PathRow,
+    offset: u64,
+}
+
+/// A path and the number of its root.
+#[derive(Serialize)]
+struct PathRow {
+    path: String,
+    root: u32,
+}
+
+impl PathRow {
+    fn new(name: &Name, roots: &[Root]) -> Self {
+        Self { path: whole_path(name, roots), root: name.root }
+    }
+}
+
+impl RootRow {
+    /// Of a root.
+    pub fn new(root: &Root) -> Self {
+        Self {
+            path: escape(root.path.as_os_str().as_encoded_bytes()),
+            reference: root.is_reference,
+            origin: root.origin.as_ref().map(OriginRow::new),
+        }
+    }
+}
+
+impl OriginRow {
+    fn new(origin: &Origin) -> Self {
+        Self {
+            snapshot: origin.id.to_string(),
+            host: origin.host.clone(),
+            label: origin.label.clone(),
+            time: rfc3339(origin.time, origin.offset),
+        }
+    }
+}
+
+impl DirsRow {
+    fn new(group: &EqualDirs, roots: &[Root]) -> Self {
+        let paths = group.dirs.iter().map(|name| PathRow::new(name, roots)).collect();
+        Self { bytes: group.bytes, files: group.files, bytes_wasted: group.bytes_wasted(), paths }
+    }
+}
+
+impl PartlyRow {
+    fn new(group: &Partly, roots: &[Root]) -> Self {
+        let member = |file: &PartlyFile| MemberRow {
+            bytes: file.len,
+            bytes_data: file.data,
+            bytes_shared: file.shared,
+            places: file.places,
+            paths: file.names.iter().map(|name| PathRow::new(name, roots)).collect(),
+        };
+        let Partly { bytes, bytes_shared, count, .. } = *group;
+        Self { bytes, bytes_shared, count, members: group.files.iter().map(member).collect() }
+    }
+}
+
+impl RangeRow {
+    fn new(range: &Range, roots: &[Root]) -> Self {
+        let end = |(name, offset): &(Name, u64)| EndRow { path: PathRow::new(name, roots), offset: *offset };
+        Self { bytes: range.len, ends: range.ends.iter().map(end).collect() }
+    }
 }
 
 /// Writes groups, or files without an equal, one a line.

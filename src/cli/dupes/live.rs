@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::out::Out;
-use super::{Dupes, FileFilters, Format, csv, html, json, text};
+use super::{Dupes, FileFilters, Format, Told, csv, html, json, text};
 use crate::cli::Outcome;
 use crate::cli::error::Exit;
 use crate::cli::global::Global;
@@ -41,23 +41,37 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let report = dupes::run(&options, &observer, &STOP)?;
     observer.finish();
     let mut out = Out::default();
-    write(&report, &options, format, global.quiet, &mut out)?;
+    let told = Told {
+        text: text::live_policy(&options),
+        unique: options.unique,
+        policy: json::Policy {
+            min_size: options.min_size,
+            max_size: Some(options.max_size).filter(|max| *max < u64::MAX),
+            empty: options.empty,
+            hidden: options.hidden,
+            one_file_system: options.one_file_system,
+            isolate: options.isolate,
+            hard_links: "one file",
+        },
+    };
+    write(&report, &told, format, global.quiet, &mut out)?;
     out.flush();
     Ok(if report.totals.problems == 0 { Exit::Done } else { Exit::Incomplete })
 }
 
-fn write(
+/// Writes a report.
+pub fn write(
     report: &Report,
-    options: &Options,
+    told: &Told,
     format: Format,
     quiet: bool,
     out: &mut Out,
 ) -> crate::error::Result<()> {
     match format {
-        Format::Text => text::write(report, options, quiet, out),
+        Format::Text => text::write(report, told, quiet, out),
         Format::Fdupes => text::fdupes(report, out),
-        Format::Json => json::write(report, options, out),
+        Format::Json => json::write(report, told, out),
         Format::Csv => csv::write(report, out),
-        Format::Html => html::write(report, options, out),
+        Format::Html => html::write(report, told, out),
     }
 }

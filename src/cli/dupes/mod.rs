@@ -1,10 +1,12 @@
 //! `varv dupes`.
 
+mod against;
 mod csv;
 mod html;
 mod json;
 mod live;
 mod out;
+mod stored;
 mod text;
 
 use std::ffi::OsString;
@@ -38,9 +40,17 @@ enum Format {
 /// nothing. Symlinks are not followed. Nothing is changed but by --apply.
 #[derive(Debug, Args)]
 pub struct Dupes {
-    /// Directories to look into
+    /// Directories to look into; with --from-repository, paths in snapshots
     #[arg(value_name = "DIR")]
     dirs: Vec<PathBuf>,
+    /// Look at what the repository has of the DIRs, or at all of it; no source is read
+    #[arg(long, conflicts_with_all = ["reference", "one_file_system"])]
+    from_repository: bool,
+    /// Tell which files below the DIRs the repository has, by content, and which it does not
+    #[arg(long, conflicts_with_all = ["from_repository", "reference", "isolate", "unique"])]
+    against_repository: bool,
+    #[command(flatten)]
+    snapshots: stored::Snapshots,
     /// How the report is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -55,6 +65,16 @@ pub struct Dupes {
     /// A directory whose files are kept: only groups with files there and elsewhere are told
     #[arg(long, value_name = "DIR")]
     reference: Vec<PathBuf>,
+}
+
+/// What a report says of itself.
+struct Told {
+    /// What counted as what, in words.
+    text: String,
+    /// The same as JSON.
+    policy: json::Policy,
+    /// Whether files without an equal were asked for.
+    unique: bool,
 }
 
 /// Which files count.
@@ -90,8 +110,17 @@ fn size(text: &str) -> Result<u64, String> {
 impl Dupes {
     /// Finds, or does what was planned.
     pub fn run(self, global: &Global) -> Outcome {
+        if self.from_repository {
+            return stored::run(self, global);
+        }
+        if let Some(option) = self.snapshots.given().filter(|_| !self.against_repository) {
+            return Err(Error::Refused(format!("{option} needs --from-repository or --against-repository")));
+        }
         if self.dirs.is_empty() {
             return Err(Error::Refused("no directory is named".into()));
+        }
+        if self.against_repository {
+            return against::run(self, global);
         }
         live::run(self, global)
     }

@@ -42,6 +42,16 @@ impl Out {
         }
     }
 
+    /// Writes an array as one more field of an object, an item a line.
+    pub fn array<T: Serialize>(&mut self, name: &str, items: impl Iterator<Item = T>) {
+        self.bytes(format!(",\"{name}\":[").as_bytes());
+        for (number, item) in items.enumerate() {
+            self.bytes(if number > 0 { b",\n" } else { b"\n" });
+            self.json(&item);
+        }
+        self.bytes(b"]");
+    }
+
     /// Writes out what the buffer holds.
     pub fn flush(&mut self) {
         output::write(&self.0);

@@ -1,0 +1,256 @@
+//! `varv dupes` on what a repository knows, and on which files it has.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::Value;
+use support::{Varv, args, chmod};
+
+/// Bytes that look random, the same on any machine.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+fn report(varv: &Varv, words: &[OsString]) -> Value {
+    varv.json(&[args!["dupes", "--from-repository"], words].concat())
+}
+
+/// The paths of each item of a report's array.
+fn paths(items: &Value, of: &str) -> Vec<BTreeSet<String>> {
+    let path = |item: &Value| item["path"].as_str().unwrap().to_owned();
+    items
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| group[of].as_array().unwrap().iter().map(path).collect())
+        .collect()
+}
+
+fn below(dir: &Path, names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| dir.join(name).to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn planted_truth_is_found_without_the_source() {
+    let varv = Varv::new();
+    let dir = varv.dir("source");
+    let bytes = noise(300_000, 1);
+    for name in ["a/one", "a/sub/two", "b/a/one", "b/a/sub/two"] {
+        fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+        fs::write(dir.join(name), &bytes).unwrap();
+    }
+    // Metadata make no difference, links no copy, and holes are zeros.
+    chmod(&dir.join("b/a/one"), 0o600);
+    symlink("one", dir.join("a/link")).unwrap();
+    symlink("one", dir.join("b/a/link")).unwrap();
+    fs::write(dir.join("linked"), noise(50_000, 2)).unwrap();
+    fs::hard_link(dir.join("linked"), dir.join("linked2")).unwrap();
+    fs::write(dir.join("zeros"), vec![0; 1 << 20]).unwrap();
+    File::create(dir.join("hole")).unwrap().set_len(1 << 20).unwrap();
+    let half_sparse = File::create(dir.join("sparse")).unwrap();
+    half_sparse.write_all_at(&noise(5000, 3), 1 << 20).unwrap();
+    fs::write(dir.join("dense"), [vec![0; 1 << 20], noise(5000, 3)].concat()).unwrap();
+    fs::write(dir.join("longer"), [&bytes[..], &noise(50_000, 4)].concat()).unwrap();
+    varv.backup(args![&dir]);
+    fs::remove_dir_all(&dir).unwrap();
+
+    let found = report(&varv, args![]);
+    let expected = [
+        below(&dir, &["a/one", "a/sub/two", "b/a/one", "b/a/sub/two"]),
+        below(&dir, &["sparse", "dense"]),
+        below(&dir, &["zeros", "hole"]),
+    ];
+    assert_eq!(paths(&found["groups"], "files"), expected, "and nothing of hard links");
+    assert_eq!(paths(&found["directories"], "paths"), [below(&dir, &["a", "b/a"])], "none of those below");
+    let partly = &found["partly"][0];
+    assert_eq!(partly["count"], 2);
+    let shared = partly["bytes_shared"].as_u64().unwrap();
+    assert!((200_000..=300_000).contains(&shared), "{shared}");
+    assert_eq!(found["totals"]["hard_links"], 1);
+    assert_eq!(found["totals"]["bytes_read"], 0);
+    let text = varv.ok(args!["dupes", "--from-repository"]).stdout;
+    assert!(text.starts_with(b"585.9 KiB wasted: 2 directories"), "directories come first");
+}
+
+#[test]
+fn hosts_and_times_are_chosen() {
+    let varv = Varv::new();
+    let dir = varv.dir("source");
+    fs::write(dir.join("file"), "first").unwrap();
+    varv.backup(args!["--host", "one", "--time", "2026-01-01T00:00:00Z", &dir]);
+    fs::write(dir.join("file"), "second").unwrap();
+    fs::write(dir.join("copy"), "first").unwrap();
+    varv.backup(args!["--host", "one", "--time", "2026-01-02T00:00:00Z", &dir]);
+    fs::write(dir.join("file"), "first").unwrap();
+    fs::remove_file(dir.join("copy")).unwrap();
+    varv.backup(args!["--host", "two", "--time", "2026-01-03T00:00:00Z", &dir]);
+
+    let groups = |words: &[OsString]| paths(&report(&varv, words)["groups"], "files");
+    let (file, copy) = (below(&dir, &["file"]), below(&dir, &["copy", "file"]));
+    assert_eq!(groups(args![]), std::slice::from_ref(&copy), "the newest of both hosts");
+    assert_eq!(groups(args!["--host", "one"]), Vec::<BTreeSet<_>>::new());
+    assert_eq!(groups(args!["--host", "one", "--all"]), [copy], "a file and what it was");
+    assert_eq!(groups(args!["--at", "2026-01-01T12:00:00Z"]), std::slice::from_ref(&file), "on both hosts");
+    assert_eq!(groups(args!["--at", "1B"]), Vec::<BTreeSet<_>>::new(), "only one of them has two");
+    assert_eq!(groups(args!["--isolate", "--at", "2026-01-01"]), [file], "of two hosts");
+    assert_eq!(groups(args![dir.join("file"), "--all"]).len(), 1);
+    let text = varv.ok(args!["dupes", "--from-repository"]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("one/default:/") && text.contains("two/default:/"), "{text}");
+    varv.ends(1, args!["dupes", "--from-repository", "/nowhere"]).says(&["/nowhere is in none of the 2"]);
+    varv.ends(2, args!["dupes", "--host", "one", &dir]).says(&["--host needs --from-repository"]);
+}
+
+#[test]
+fn large_files_share_ranges() {
+    let varv = Varv::new();
+    let dir = varv.dir("source");
+    let common = noise(8 << 20, 5);
+    let a = [noise(10 << 20, 6), common.clone()].concat();
+    let b = [noise(4 << 20, 7), common, noise(7 << 20, 8)].concat();
+    fs::write(dir.join("a"), &a).unwrap();
+    fs::write(dir.join("b"), &b).unwrap();
+    varv.backup(args![&dir]);
+    let mut changed = a;
+    changed[0] ^= 1;
+    fs::write(dir.join("a"), changed).unwrap();
+    varv.backup(args![&dir]);
+
+    let found = report(&varv, args!["--share", "40"]);
+    let ranges = found["ranges"].as_array().unwrap();
+    assert_eq!(ranges.len(), 1, "{ranges:?}");
+    let bytes = ranges[0]["bytes"].as_u64().unwrap();
+    assert!((7 << 20..=8 << 20).contains(&bytes), "{bytes}");
+    for end in ranges[0]["ends"].as_array().unwrap() {
+        let begin = if end["path"].as_str().unwrap().ends_with('a') { 10 << 20 } else { 4 << 20 };
+        assert!((begin..begin + (1 << 20)).contains(&end["offset"].as_u64().unwrap()), "{end}");
+    }
+    assert_eq!(found["partly"].as_array().unwrap().len(), 1);
+    assert_eq!(report(&varv, args!["--share", "60"])["partly"].as_array().unwrap().len(), 0);
+    let versions = report(&varv, args!["--all", "--share", "90"]);
+    let members = versions["partly"][0]["members"].as_array().unwrap();
+    assert_eq!(members.len(), 2, "two versions of a");
+    assert!(
+        members.iter().all(|file| file["paths"][0]["path"].as_str().unwrap().ends_with("/a")),
+        "{members:?}"
+    );
+    assert_eq!(report(&varv, args!["--no-partly"])["ranges"].as_array().unwrap().len(), 0);
+}
+
+/// What live files are, by their paths: whether the repository has them.
+fn against(varv: &Varv, dir: &Path) -> BTreeMap<String, bool> {
+    let found = varv.json(args!["dupes", "--against-repository", dir]);
+    let files = found["checked"].as_array().unwrap();
+    files.iter().map(|file| (file["path"].as_str().unwrap().to_owned(), !file["stored"].is_null())).collect()
+}
+
+#[test]
+fn what_is_lost_with_its_pack_is_not_safe() {
+    let varv = Varv::new();
+    let dir = varv.dir("source");
+    fs::write(dir.join("file"), noise(100_000, 9)).unwrap();
+    varv.backup(args![&dir]);
+    assert!(against(&varv, &dir).values().all(|safe| *safe));
+    let is_pack = |path: &std::path::PathBuf| path.to_string_lossy().contains("/packs/");
+    let packs = varv.objects().into_iter().filter(is_pack);
+    fs::remove_file(packs.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()).unwrap();
+    assert!(against(&varv, &dir).values().all(|safe| !*safe));
+}
+
+#[test]
+fn an_unreadable_file_is_neither_safe_nor_nowhere() {
+    let varv = Varv::unprivileged();
+    let dir = varv.dir("source");
+    for name in ["a", "b"] {
+        fs::write(dir.join(name), "same").unwrap();
+        varv.give(&dir.join(name));
+    }
+    varv.backup(args![&dir]);
+    chmod(&dir.join("b"), 0);
+    let done = varv.ends(3, args!["dupes", "--against-repository", &dir]);
+    done.says(&["source/b"]);
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert!(text.contains("source/a = ") && !text.contains("source/b"), "{text}");
+    varv.ends(2, args!["dupes", "--against-repository", "--format", "html", &dir])
+        .says(&["text, json or csv"]);
+}
+
+/// What files are made of: pieces of zeros and noise, and so long runs of either.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let piece = (0u64..3, prop::sample::select(vec![1usize, 4096, 10_000, 70_000]));
+    prop::collection::vec(piece, 0..4).prop_map(|pieces| {
+        let piece = |(seed, len)| if seed == 0 { vec![0; len] } else { noise(len, seed) };
+        pieces.into_iter().flat_map(piece).collect()
+    })
+}
+
+fn write_all(root: &Path, files: &BTreeMap<String, Vec<u8>>, sparse: bool) {
+    for (name, bytes) in files {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = File::create(path).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        for (number, block) in bytes.chunks(4096).enumerate() {
+            if !sparse || block.iter().any(|byte| *byte != 0) {
+                file.write_all_at(block, number as u64 * 4096).unwrap();
+            }
+        }
+    }
+}
+
+type Groups = BTreeSet<BTreeSet<Vec<u8>>>;
+
+/// Groups by comparing all pairs whole.
+fn oracle(root: &Path, files: &BTreeMap<String, Vec<u8>>) -> Groups {
+    let mut classes: BTreeMap<&[u8], BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for (name, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        classes.entry(bytes).or_default().insert(root.join(name).as_os_str().as_bytes().to_vec());
+    }
+    classes.into_values().filter(|class| class.len() > 1).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn finds_what_comparing_finds(
+        stored in prop::collection::btree_map("[a-c]{1}/[a-z]{3}", content(), 0..20),
+        more in prop::collection::btree_map("[a-c]{1}/[a-z]{3}", content(), 0..10),
+        sparse: bool,
+    ) {
+        let varv = Varv::new();
+        let (dir, live) = (varv.dir("source"), varv.dir("live"));
+        write_all(&dir, &stored, sparse);
+        varv.backup(args![&dir]);
+        let output = varv.ok(args!["dupes", "--from-repository", "--format", "fdupes"]).stdout;
+        let lines: Vec<&[u8]> = output.split(|&byte| byte == b'\n').collect();
+        let groups = lines.split(|line| line.is_empty()).filter(|group| !group.is_empty());
+        let groups: Groups = groups.map(|group| group.iter().map(|line| line.to_vec()).collect()).collect();
+        prop_assert_eq!(groups, oracle(&dir, &stored));
+
+        let mut files = more;
+        files.extend(stored.iter().map(|(name, bytes)| (format!("copied/{name}"), bytes.clone())));
+        write_all(&live, &files, !sparse);
+        let known: BTreeSet<&Vec<u8>> = stored.values().collect();
+        let expected: BTreeMap<String, bool> = files
+            .iter()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .map(|(name, bytes)| (live.join(name).to_str().unwrap().to_owned(), known.contains(bytes)))
+            .collect();
+        prop_assert_eq!(against(&varv, &live), expected);
+    }
+}

@@ -57,6 +57,7 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("run", 0, "--config $/varv.toml run nightly"),
     ("dupes", 0, "dupes $/source"),
     ("dupes", 0, "dupes --unique $/source"),
+    ("dupes --apply", 0, "dupes --apply $/report --hardlink --keep oldest --dry-run"),
     ("copy", 0, "copy $/source/file $/copied"),
     ("sparse report", 0, "sparse report --map $/source/file"),
     ("sparse make", 0, "sparse make -s 64K -w 16K $/made"),
@@ -183,6 +184,7 @@ fn make_source(varv: &Varv) {
     let config = format!("[profiles.nightly]\nbefore = [\"true\"]\nsources = [{source:?}]\ncheck = {{}}\n");
     fs::write(varv.path("varv.toml"), config).unwrap();
     support::chmod(&varv.path("varv.toml"), 0o600);
+    fs::write(varv.path("report"), "{\"groups\":[]}").unwrap();
     symlink("file", source.join("link")).unwrap();
 }
 

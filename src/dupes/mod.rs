@@ -6,6 +6,7 @@
 //! temporary file, so that ten million files need no more than a hundred thousand.
 
 pub mod against;
+pub mod apply;
 mod compare;
 mod found;
 mod heads;

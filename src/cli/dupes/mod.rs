@@ -1,6 +1,7 @@
 //! `varv dupes`.
 
 mod against;
+mod apply;
 mod csv;
 mod html;
 mod json;
@@ -51,6 +52,8 @@ pub struct Dupes {
     against_repository: bool,
     #[command(flatten)]
     snapshots: stored::Snapshots,
+    #[command(flatten)]
+    apply: apply::Apply,
     /// How the report is written
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -110,6 +113,9 @@ fn size(text: &str) -> Result<u64, String> {
 impl Dupes {
     /// Finds, or does what was planned.
     pub fn run(self, global: &Global) -> Outcome {
+        if self.apply.is_given() {
+            return self.apply.run(global);
+        }
         if self.from_repository {
             return stored::run(self, global);
         }

@@ -3,11 +3,19 @@
 //! Operations never print. They send [`Event`]s to an [`Observer`]; the command line draws
 //! them, tests record them.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
+
+/// While nothing comes, it is looked so often whether somebody asks to stop, in nanoseconds.
+const LOOK_EVERY: i64 = 100_000_000;
 
 /// Something that happened during an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +104,21 @@ impl Stop {
         match self.0.load(Ordering::Relaxed) {
             0 => Ok(()),
             signal => Err(Error::Stopped(signal)),
+        }
+    }
+
+    /// Waits until a pipe or socket has something to read, or has ended; an error once a stop was
+    /// asked for.
+    pub fn wait_to_read(&self, from: impl AsFd) -> io::Result<()> {
+        let mut wanted = [PollFd::new(&from, PollFlags::IN)];
+        let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
+        loop {
+            self.check().map_err(io::Error::other)?;
+            match poll(&mut wanted, Some(&wait)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
         }
     }
 }

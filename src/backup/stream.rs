@@ -6,8 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use jiff::Timestamp;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use super::Source;
 use crate::error::{Error, IoContext, Result};
@@ -15,9 +13,6 @@ use crate::format::map::Map;
 use crate::format::tree::{Entry, Payload, Time};
 use crate::observe::Stop;
 use crate::source::owners::Owners;
-
-/// While nothing comes, it is looked so often whether somebody asks to stop, in nanoseconds.
-const LOOK_EVERY: i64 = 100_000_000;
 
 /// An opened stream. Reading fails once it is to stop.
 pub struct Stream<'s> {
@@ -65,16 +60,8 @@ impl<'s> Stream<'s> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut wanted = [PollFd::new(&self.bytes, PollFlags::IN)];
-        let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
-        loop {
-            self.stop.check().map_err(io::Error::other)?;
-            match poll(&mut wanted, Some(&wait)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return self.bytes.read(buffer),
-                Err(e) => return Err(e.into()),
-            }
-        }
+        self.stop.wait_to_read(&self.bytes)?;
+        self.bytes.read(buffer)
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Stat, fstat, fsync, major, minor};
+use rustix::fs::{Advice, Stat, fadvise, fstat, fsync, major, minor};
 
 use crate::error::{Error, IoContext, Result};
 use crate::source::extents::{Span, Spans, device_len, read_at, same};
@@ -72,8 +72,10 @@ impl Input {
         } else if meta.is_file() {
             Kind::File { stat: fstat(&file).at("look at", path)? }
         } else if meta.file_type().is_block_device() {
-            // What was written before must not be counted later.
+            // What was written before must not be counted later; and what is in memory of it may be
+            // older than what a file system on it has written since past this cache.
             fsync(&file).at("write out", path)?;
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
             Kind::Device { len: device_len(&file).at("measure", path)?, writes: writes(meta.rdev()) }
         } else {
             Kind::Stream

@@ -95,6 +95,14 @@ pub enum Error {
         /// Who holds it.
         holder: String,
     },
+    /// The other side of a connection failed, or is gone.
+    #[error("{peer}: {what}")]
+    Peer {
+        /// Who it is.
+        peer: String,
+        /// What it told, or what became of it.
+        what: String,
+    },
     /// A signal asked to stop.
     #[error("stopped by signal {0}")]
     Stopped(i32),

@@ -59,6 +59,7 @@ const RUNS: &[(&str, i32, &str)] = &[
     ("dupes", 0, "dupes --unique $/source"),
     ("dupes --apply", 0, "dupes --apply $/report --hardlink --keep oldest --dry-run"),
     ("copy", 0, "copy $/source/file $/copied"),
+    ("sync", 0, "sync $/source/file $/copied"),
     ("sparse report", 0, "sparse report --map $/source/file"),
     ("sparse make", 0, "sparse make -s 64K -w 16K $/made"),
     ("key list", 0, "key list"),

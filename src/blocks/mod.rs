@@ -11,6 +11,7 @@ pub mod make;
 pub mod measure;
 mod output;
 mod plan;
+pub mod sync;
 mod verify;
 
 /// The longest file or device: the kernel counts with signed numbers.

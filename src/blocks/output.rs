@@ -69,16 +69,17 @@ impl Output {
         }
     }
 
-    /// What is data in a range, as far as is known without reading.
-    pub fn spans(&self, range: Range<u64>) -> Spans<'_> {
-        Spans::within(self.as_fd(), range, 1, matches!(self, Output::File(_)))
+    /// What is data in a range that begins at a multiple of `block`, as far as is known without
+    /// reading.
+    pub fn spans(&self, range: Range<u64>, block: u64) -> Spans<'_> {
+        Spans::within(self.as_fd(), range, block, matches!(self, Output::File(_)))
     }
 
     /// The parts of a range that do not read as zeros, in pieces; holes are not read. Stops when
     /// `found` fails.
     pub fn nonzero(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         let mut buffer = Vec::new();
-        for span in self.spans(range) {
+        for span in self.spans(range, 1) {
             let Span::Data(data) = span else { continue };
             let mut at = data.start;
             while at < data.end {

@@ -40,6 +40,7 @@ impl Exit {
             Error::Refused(_) => Exit::Usage,
             Error::Stopped(signal) => Exit::Signal(*signal),
             Error::Io { .. }
+            | Error::Peer { .. }
             | Error::NewerFormat { .. }
             | Error::NotFound(_)
             | Error::Index { .. }

@@ -40,6 +40,7 @@ mod signals;
 mod snapshots;
 mod sparse;
 mod stats;
+mod sync;
 mod undo_forget;
 mod upgrade;
 mod verify;
@@ -96,6 +97,7 @@ enum Command {
     Copy(Box<copy::Copy>),
     Sparse(sparse::Sparse),
     Lvm(lvm::Lvm),
+    Sync(Box<sync::Sync>),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -136,6 +138,7 @@ impl Command {
             Command::Copy(command) => command.run(global),
             Command::Sparse(command) => command.run(global),
             Command::Lvm(command) => command.run(global),
+            Command::Sync(command) => command.run(global),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(global),
         }

@@ -79,6 +79,11 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
+    /// A little-endian u64.
+    pub fn u64(&mut self) -> Decoded<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
     /// A varint in its shortest form.
     pub fn varint(&mut self) -> Decoded<u64> {
         let mut value = 0u64;

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use varv::blocks::sync::message::{MAGIC, Message, PassDone, PassEnd, Ready, Request, Role, State, VERSION};
+use varv::blocks::sync::serve;
 use varv::chunker::Params;
 use varv::codec::frame::{Decoder, Encoder};
 use varv::codec::seal::Seal;
@@ -22,6 +24,7 @@ use varv::format::wire::Reader;
 use varv::format::{NODE_LEVEL_MAX, map, tree};
 use varv::history::find::Pattern;
 use varv::id::{ChunkId, PackId, RepositoryId, checksum, hex};
+use varv::observe::Stop;
 use varv::repo::keys::{Keys, Secret, parse_recovery_code};
 use varv::repo::objects::open_object;
 use varv::repo::reader::PackReader;
@@ -56,6 +59,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "seal", run: seal, samples: seals, limit: few_times },
     Target { name: "excludes", run: excludes, samples: exclude_rules, limit: matchers },
     Target { name: "texts", run: texts, samples: some_texts, limit: few_times },
+    Target { name: "sync_message", run: sync_message, samples: sync_messages, limit: few_times },
+    Target { name: "sync_called", run: sync_called, samples: sync_callers, limit: two_sides },
 ];
 
 /// A decoded value may take more than its bytes, but no more than so.
@@ -73,11 +78,20 @@ fn matchers(len: usize) -> usize {
     (32 << 20) + 4096 * len
 }
 
+/// The buffers of a conversation, and its threads.
+fn two_sides(len: usize) -> usize {
+    64 * len + (2 << 20)
+}
+
+/// The crate's own folder.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if manifest.ends_with("tests/fuzz") { manifest.join("../..") } else { manifest.into() }
+}
+
 /// The repository that samples are taken from.
 fn golden() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = if manifest.ends_with("tests/fuzz") { manifest.join("../..") } else { manifest.into() };
-    root.join("tests/data/golden-1")
+    root().join("tests/data/golden-1")
 }
 
 fn files(folder: &str) -> Vec<Vec<u8>> {
@@ -445,4 +459,72 @@ fn some_texts() -> Vec<Vec<u8>> {
     ["fastcdc:4K,16K,64K", "fixed:8192", "12MiB", "3", "16777215T"]
         .map(|text| text.as_bytes().to_vec())
         .into()
+}
+
+/// A message of `sync`: its type, then its body.
+fn sync_message(bytes: &[u8]) -> bool {
+    let Some((kind, body)) = bytes.split_first() else { return false };
+    let Ok(message) = Message::decode(*kind, body) else { return false };
+    let (kind, body) = message.encode();
+    assert_eq!(Message::decode(kind, &body), Ok(message));
+    true
+}
+
+fn sync_messages() -> Vec<Vec<u8>> {
+    let states = vec![State::Zeros(300), State::Hashes(vec![[7; 32]; 3]), State::Zeros(1)];
+    let messages = [
+        request(Role::Target),
+        Message::Ready(Ready { len: 1 << 40, is_device: true, untouched: 512 }),
+        Message::Ranges(vec![(0, 1), (5, 1 << 30)]),
+        Message::Pass { listed: true, compare: false },
+        Message::States(states),
+        Message::Data { block: 3, raw_len: 4, codec: Codec::Raw, bytes: b"data".to_vec() },
+        Message::Zeros { first: 7, count: 2 },
+        Message::PassEnd(PassEnd::default()),
+        Message::PassDone(PassDone::default()),
+        Message::Failure { refused: true, text: "it is mounted".into() },
+    ];
+    let bytes = |message: &Message| {
+        let (kind, body) = message.encode();
+        [&[kind][..], &body].concat()
+    };
+    messages.iter().map(bytes).collect()
+}
+
+/// A conversation about a file that is only read: a role, and what the caller says once it was
+/// told that the called side is ready.
+fn sync_called(bytes: &[u8]) -> bool {
+    let Some((role, said)) = bytes.split_first() else { return false };
+    let role = if role % 2 == 0 { Role::Source } else { Role::Target };
+    let opening = [&MAGIC[..], &VERSION.to_le_bytes(), &spoken(&[request(role)])].concat();
+    let from = std::io::Cursor::new([&opening, said].concat());
+    serve(Box::new(from), Box::new(std::io::sink()), &Stop::new()).is_ok()
+}
+
+/// Nothing is written, and the path is not for the fuzzer to choose.
+fn request(role: Role) -> Message {
+    let path = root().join("Cargo.lock").into_os_string().into_vec();
+    Message::Request(Request { role, block: 4096, len: 40_960, dry_run: true, level: 3, rate: 0, path })
+}
+
+fn spoken(messages: &[Message]) -> Vec<u8> {
+    let bytes = |message: &Message| {
+        let (kind, body) = message.encode();
+        [&[kind][..], &(body.len() as u32).to_le_bytes(), &body].concat()
+    };
+    messages.iter().flat_map(bytes).collect()
+}
+
+fn sync_callers() -> Vec<Vec<u8>> {
+    let blocks = fs::metadata(root().join("Cargo.lock")).unwrap().len().div_ceil(4096);
+    let pass = Message::Pass { listed: false, compare: false };
+    let listed = [Message::Ranges(vec![(1, 2)]), Message::Pass { listed: true, compare: true }];
+    let done = Message::PassDone(PassDone::default());
+    let states =
+        |count: u64| Message::States(vec![State::Zeros(1), State::Hashes(vec![[7; 32]; count as usize - 1])]);
+    let [ranges, listed] = listed;
+    let to_source =
+        [pass.clone(), states(blocks), done.clone(), ranges, listed, states(2), done, Message::Finish];
+    let to_target = [pass, Message::PassEnd(PassEnd::default()), Message::Finish];
+    vec![[&[0][..], &spoken(&to_source)].concat(), [&[1][..], &spoken(&to_target)].concat()]
 }

@@ -1,0 +1,133 @@
+//! The called side: does what the caller asks, until it is told to finish.
+
+use super::changes::Blocks;
+use super::link::{Incoming, Outgoing, Receiver, Sender, greet};
+use super::message::{Message, Ready, Request, Role, unexpected};
+use super::source::{self, Pass};
+use super::target::Target;
+use super::{LEVEL_MAX, check_block};
+use crate::blocks::input::Input;
+use crate::error::{Error, Result};
+use crate::format::wire::Malformed;
+use crate::observe::{Silent, Stop};
+use crate::source::path_of;
+
+/// Serves one caller over these streams. What fails is told to the caller, who tells the user.
+pub fn serve(from: Incoming, to: Outgoing, stop: &Stop) -> Result<()> {
+    let (mut sender, mut receiver) = greet(from, to, "the caller", stop)?;
+    let served = answer(&mut sender, &mut receiver, stop);
+    if let Err(e) = &served {
+        // A caller that is gone need not be told.
+        let _ = sender.send_now(&Message::failure(e));
+    }
+    served
+}
+
+fn answer<'l>(sender: &mut Sender<'l>, receiver: &mut Receiver<'l>, stop: &Stop) -> Result<()> {
+    let Message::Request(request) = receiver.receive()? else {
+        return unexpected().map_err(|e| receiver.malformed(e));
+    };
+    check_block(u64::from(request.block)).map_err(Error::Refused)?;
+    if request.level > LEVEL_MAX {
+        return Err(receiver.malformed(Malformed("a level of compression that is not known")));
+    }
+    let end = match request.role {
+        Role::Source => End::source(&request)?,
+        Role::Target => End::target(&request)?,
+    };
+    sender.set_rate(request.rate);
+    sender.send_now(&Message::Ready(end.ready()))?;
+    let mut listed = Blocks::default();
+    let blocks = Blocks::all(end.len.div_ceil(u64::from(request.block)));
+    loop {
+        match receiver.receive()? {
+            Message::Ranges(ranges) => {
+                listed.extend(&ranges, blocks.count()).map_err(|e| receiver.malformed(e))?;
+            }
+            Message::Pass { listed: is_listed, compare } => {
+                let ranges = if is_listed { listed.ranges() } else { blocks.ranges() };
+                let pass = Pass {
+                    block: u64::from(request.block),
+                    len: end.len,
+                    ranges,
+                    compare: compare || request.dry_run,
+                    level: request.level,
+                    observer: &Silent,
+                    stop,
+                };
+                end.pass(&pass, sender, receiver)?;
+            }
+            Message::Finish => {
+                end.finish()?;
+                return sender.send_now(&Message::Finish);
+            }
+            _ => return unexpected().map_err(|e| receiver.malformed(e)),
+        }
+    }
+}
+
+/// What is served.
+struct End {
+    /// The source's length.
+    len: u64,
+    what: What,
+}
+
+enum What {
+    Source(Input),
+    Target(Target),
+}
+
+impl End {
+    fn source(request: &Request) -> Result<Self> {
+        let input = Input::open_sized(path_of(&request.path))?;
+        Ok(Self { len: input.known_len().unwrap_or(0), what: What::Source(input) })
+    }
+
+    fn target(request: &Request) -> Result<Self> {
+        let target = Target::open(path_of(&request.path), request.len, request.dry_run)?;
+        Ok(Self { len: request.len, what: What::Target(target) })
+    }
+
+    fn ready(&self) -> Ready {
+        match &self.what {
+            What::Source(_) => Ready { len: self.len, is_device: false, untouched: 0 },
+            What::Target(target) => {
+                Ready { len: target.old_len, is_device: target.is_device, untouched: target.untouched }
+            }
+        }
+    }
+
+    fn pass<'l>(&self, pass: &Pass, sender: &mut Sender<'l>, receiver: &mut Receiver<'l>) -> Result<()> {
+        match &self.what {
+            What::Target(target) => target.run(pass, sender, receiver).map(drop),
+            What::Source(input) => {
+                source::run(pass, &reopened(input)?, sender, receiver)?;
+                match receiver.receive()? {
+                    Message::PassDone(_) => Ok(()),
+                    _ => unexpected().map_err(|e| receiver.malformed(e)),
+                }
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.what {
+            What::Source(_) => Ok(()),
+            What::Target(target) => target.finish(),
+        }
+    }
+}
+
+/// The source, opened anew for a pass, so that changes are noticed from here on. It must have kept
+/// its length.
+pub fn reopened(input: &Input) -> Result<Input> {
+    let again = Input::open_sized(input.path())?;
+    match again.known_len() == input.known_len() {
+        true => Ok(again),
+        false => Err(Error::Refused(format!(
+            "{} has changed its length meanwhile: begin again",
+            input.path().display()
+        ))),
+    }
+}

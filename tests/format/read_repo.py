@@ -6,7 +6,7 @@
     read_repo.py REPOSITORY --against ROOT DIR  and compare the files of root ROOT with those in DIR
     read_repo.py --make VARV                    make a repository with this program, then do both
 
-Reads unencrypted repositories without delta frames, whole objects at a time: it is short, not fast.
+Reads unencrypted repositories, whole objects at a time: it is short, not fast.
 Comments name the sections of docs/format.md. Exit code 0, or 1 and a word about what is wrong.
 Needs the packages blake3 and zstandard; without them it says so and exits with 0.
 """
@@ -163,10 +163,14 @@ def opened(key, number, bound, sealed):
     return plain
 
 
-def decoded(codec, stored, length):
+def decoded(codec, stored, prefix, length):
     if codec == 1:
+        # To this decoder, a prefix is a dictionary of raw content.
+        raw = zstandard.DICT_TYPE_RAWCONTENT
+        prefix = zstandard.ZstdCompressionDict(prefix, dict_type=raw) if prefix else None
+        decoder = zstandard.ZstdDecompressor(dict_data=prefix, max_window_size=32 << 20)
         # The size in zstd's header, if any, is a claim like any other.
-        stored = zstandard.ZstdDecompressor().decompressobj().decompress(stored)
+        stored = decoder.decompressobj().decompress(stored)
     else:
         check(codec == 0, "a codec is unknown")
     check(len(stored) == length, "a frame has the wrong length")
@@ -186,9 +190,14 @@ class Repository:
             check(slot["keys"][name] == self.keys.of_class[key].hex(), "the keys derived and wrapped differ")
         self.chunker = Chunker(self.config["chunker"], self.keys.gear)
         self.chunks = {}
-        self.frames = {}
+        self.packs = {}
         for path in sorted(self.folder.glob("packs/??/*")):
             self.read_pack(path)
+        frames = [frame for pack in self.packs.values() for frame in pack["frames"]]
+        self.deltas = sum(frame["depth"] > 0 for frame in frames)
+        # What others are compressed against is less deep.
+        for frame in sorted(frames, key=lambda frame: frame["depth"]):
+            self.decode(frame)
 
     # 6. Packs
 
@@ -211,30 +220,62 @@ class Repository:
 
         number = (1 << 32) - 1
         trailer = Record(opened(key, number, bound(number, 0, trailer_len - 16), sealed))
-        for _ in range(trailer.varint()):
-            trailer.take(32)
-        at, slots = 48, []
+        names = [path.name] + [trailer.take(32).hex() for _ in range(trailer.varint())]
+        at, frames, slots = 48, [], []
         for number in range(trailer.varint()):
             stored_len, raw_len = trailer.varint(), trailer.varint()
             kind, codec, _level, depth = (trailer.u8() for _ in range(4))
-            check(depth == 0 and trailer.varint() == 0, "delta frames are not read here")
+            bases = [tuple(trailer.varint() for _ in range(4)) for _ in range(trailer.varint())]
+            check(len(bases) <= 256 and (depth > 0) == (len(bases) > 0) and depth <= 15, "a frame's depth")
+            check(all(base[0] or base[1] < number for base in bases), "a base comes after its frame")
             check((klass == 1) == (kind == 0) and kind <= 2, "a frame's kind")
+            check(kind == 0 or not bases, "metadata with bases")
             lengths = [trailer.varint() for _ in range(trailer.varint())]
             check(sum(lengths) == raw_len <= 8 << 20, "a frame's length")
             sealed = data[at : at + stored_len]
-            raw = decoded(codec, opened(key, number, bound(number, codec, raw_len), sealed), raw_len)
+            frame = {
+                "kind": kind,
+                "codec": codec,
+                "depth": depth,
+                "stored": opened(key, number, bound(number, codec, raw_len), sealed),
+                "raw_len": raw_len,
+                "bases": [(names[pack], *rest) for pack, *rest in bases],
+                "slots": range(len(slots), len(slots) + len(lengths)),
+                "pack": path.name,
+            }
+            frames.append(frame)
             at += stored_len
             start = 0
             for length in lengths:
-                slots.append((kind, raw[start : start + length]))
+                slots.append([number, start, length])
                 start += length
         check(at == len(data) - 28 - trailer_len, "frames do not end where the trailer begins")
-        # 7. Chunk ids
-        for kind, chunk in slots:
-            id = trailer.take(20)
-            check(blake3(chunk, key=self.keys.ids[kind]).digest(length=20) == id, "a chunk's id")
-            self.chunks[kind, id] = chunk
+        for slot in slots:
+            slot.append(trailer.take(20))
         trailer.end()
+        self.packs[path.name] = {"frames": frames, "slots": slots}
+
+    def decode(self, frame):
+        prefix = b"".join(self.base(frame, *base) for base in frame["bases"])
+        check(len(prefix) <= 16 << 20, "bases are too long")
+        raw = decoded(frame["codec"], frame.pop("stored"), prefix, frame["raw_len"])
+        frame["raw"] = raw
+        # 7. Chunk ids
+        for slot in frame["slots"]:
+            _, start, length, id = self.packs[frame["pack"]]["slots"][slot]
+            chunk = raw[start : start + length]
+            made = blake3(chunk, key=self.keys.ids[frame["kind"]]).digest(length=20)
+            check(made == id, "a chunk's id")
+            self.chunks[frame["kind"], id] = chunk
+
+    def base(self, frame, pack, number, slot, count):
+        check(pack in self.packs, "a base's pack is missing")
+        holder = self.packs[pack]
+        check(number < len(holder["frames"]) and count > 0, "a base's frame is missing")
+        base, slots = holder["frames"][number], holder["slots"][slot : slot + count]
+        check(len(slots) == count and all(at[0] == number for at in slots), "a base is not in its frame")
+        check(base["depth"] < frame["depth"], "a base is not less deep")
+        return base["raw"][slots[0][1] : slots[-1][1] + slots[-1][2]]
 
     def chunk(self, kind, id):
         check((kind, id) in self.chunks, f"chunk {id.hex()} is missing")
@@ -253,7 +294,7 @@ class Repository:
             length, salt = header.u(4), header.take(28)
             key = derive("varv 2026-11 object", self.keys.of_class[2] + salt)
             bound = b"\1\0" + self.id + bytes([kind, codec]) + u32(length)
-            yield path.name, json.loads(decoded(codec, opened(key, 0, bound, data[48:]), length))
+            yield path.name, json.loads(decoded(codec, opened(key, 0, bound, data[48:]), b"", length))
 
     # 8. Node trees: leaves in order; where nodes end is checked on the way
 
@@ -541,6 +582,8 @@ def make_source(folder):
         (folder / "sub" / f"{number:x}").write_bytes(f"{number}\n".encode() * (number % 50))
     text = b" ".join(b"%d" % rng.randrange(5000) for _ in range(600_000))
     (folder / "text").write_bytes(text)
+    rows = b"".join(b"%016x row\n" % rng.randrange(1 << 60) for _ in range(50_000))
+    (folder / "rows").write_bytes(rows)
     noise = rng.randbytes(1_200_001)
     (folder / "noise").write_bytes(noise)
     with open(folder / "sparse", "wb") as file:
@@ -548,6 +591,13 @@ def make_source(folder):
         file.seek(1 << 20)
         file.write(bytes(8192) + noise[:100_000] + bytes(50_000) + noise)
         file.truncate(4 << 20)
+
+
+def change_rows(folder):
+    with open(folder / "rows", "r+b") as file:
+        for at in range(0, 1 << 20, 20_000):
+            file.seek(at)
+            file.write(b"changed %d" % random.randrange(1 << 20))
 
 
 def run_all(repository_folder, against):
@@ -564,6 +614,7 @@ def run_all(repository_folder, against):
         last = snapshot
     if against:
         compare(repository, last, *against)
+    return repository.deltas
 
 
 def make(varv):
@@ -576,7 +627,10 @@ def make(varv):
             base = [varv, "-q", "--repository", str(repository)]
             subprocess.run(base + ["init", "--encryption", "none", "--chunker", chunker], check=True)
             subprocess.run(base + ["backup", str(source)], check=True)
-            run_all(repository, (str(source), source))
+            change_rows(source)
+            subprocess.run(base + ["backup", str(source)], check=True)
+            deltas = run_all(repository, (str(source), source))
+            check(deltas > 0, "no delta frame was made")
 
 
 def example():

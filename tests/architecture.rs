@@ -47,7 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli"]),
     ("fastcdc", &["chunker"]),
     ("fiemap", &["dupes/shared"]),
-    ("globset", &["history/find", "lvm/select"]),
+    ("globset", &["backup/tiers", "history/find", "lvm/select"]),
     ("ignore", &["source"]),
     ("indicatif", &["cli"]),
     ("rpassword", &["cli"]),

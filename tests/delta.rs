@@ -252,3 +252,23 @@ fn what_only_older_nights_need_is_compressed_harder() {
     assert_eq!(again["packs"], 0, "each frame is tried once a level: {again}");
     world.varv.ends(2, args!["retier", "--older-than", "now", "--to", "store"]);
 }
+
+#[test]
+fn tiers_follow_names_and_lengths() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let mut random = Random(5);
+    for (name, len) in [("film.mp4", 100_000), ("table", 3 << 20), ("small", 50_000)] {
+        fs::write(source.join(name), rows(&mut random, len)).unwrap();
+    }
+    varv.backup(args!["--tier-for", "*.mp4=store", "--tier-for", ">1M=cold", &source]);
+    let stats = varv.json(args!["stats"]);
+    let data = stats["levels"].as_array().unwrap().iter().filter(|row| row["kind"] == "data");
+    let levels: BTreeMap<i64, u64> =
+        data.map(|row| (row["level"].as_i64().unwrap(), row["bytes_raw"].as_u64().unwrap())).collect();
+    assert_eq!(levels, BTreeMap::from([(0, 100_000), (3, 50_000), (14, 3 << 20)]));
+    let target = varv.path("target");
+    varv.restore(args!["--verify", &source, &target]);
+    support::tree::assert_same(&source, &target);
+    varv.ends(2, args!["backup", "--tier-for", "*.mp4", &source]).says(&["is no rule"]);
+}

@@ -307,6 +307,7 @@ impl Memory {
             offset: 0,
             user: String::new(),
             tier: Tier::Hot,
+            tier_rules: Vec::new(),
             excludes: ExcludeOptions::default(),
             scan: ScanOptions::default(),
             delta: true,

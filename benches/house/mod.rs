@@ -70,6 +70,7 @@ impl House {
             offset: 0,
             user: String::new(),
             tier: Tier::Hot,
+            tier_rules: Vec::new(),
             delta: true,
             excludes: Default::default(),
             scan: ScanOptions { force_read: true, ..Default::default() },

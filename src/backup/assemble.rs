@@ -12,6 +12,7 @@ use super::frames::{Frames, Stream};
 use super::read::Worker;
 use super::scan::changed_since;
 use super::step::{Change, Done, FileRead, LINKED_MAX, LargeEnd, PieceRead, Place, Step};
+use super::tiers::Levels;
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
 use crate::format::map::{self, Extent, Map};
@@ -38,6 +39,7 @@ pub struct Assembler<'c> {
     worker: &'c Worker<'c>,
     observer: &'c dyn Observer,
     /// Whether new chunks may be compressed against what the parent has in their place.
+    levels: Levels<'c>,
     delta: bool,
     joiner: Joiner,
     follower: Option<Follower<'c>>,
@@ -104,6 +106,8 @@ struct Large<'c> {
 /// A file's or volume's content while its map is built.
 struct Content<'c> {
     stream: Stream,
+    /// How hard its new chunks are compressed.
+    level: i8,
     map: map::Builder,
     /// Its length so far.
     len: u64,
@@ -114,6 +118,7 @@ struct Content<'c> {
 struct Nodes<'c> {
     frames: Frames<'c>,
     keys: &'c Keys,
+    level: i8,
     known: HashSet<ChunkId>,
 }
 
@@ -124,7 +129,7 @@ impl Nodes<'_> {
             || self.frames.has_taken(&id)
             || !self.frames.known(vec![id])?.is_empty();
         if !known {
-            self.frames.take(stream, id, bytes, None)?;
+            self.frames.take(stream, self.level, id, bytes, None)?;
         }
         Ok(id)
     }
@@ -138,16 +143,18 @@ impl<'c> Assembler<'c> {
         frames: Frames<'c>,
         keys: &'c Keys,
         worker: &'c Worker<'c>,
+        levels: Levels<'c>,
         delta: bool,
         observer: &'c dyn Observer,
     ) -> Self {
-        let nodes = Nodes { frames, keys, known: HashSet::new() };
+        let nodes = Nodes { frames, keys, level: levels.usual(), known: HashSet::new() };
         let roots = OpenDir::new(None, keys.ids(Kind::Tree));
         Self {
             catalog,
             nodes,
             worker,
             observer,
+            levels,
             delta,
             joiner: Joiner::default(),
             follower: None,
@@ -232,12 +239,13 @@ impl<'c> Assembler<'c> {
                 self.complete(entry, change)
             }
             Step::Again(place, entry, change) => self.again(place, entry, change),
-            Step::Begin(place, entry, change, earlier) => {
+            Step::Begin(place, entry, change, earlier, len) => {
                 let stream = match entry.payload {
                     Payload::File(_) => Stream::Files,
                     _ => Stream::Volumes,
                 };
-                let content = self.content(stream, earlier.as_deref());
+                let level = self.levels.of(&entry.name, len);
+                let content = self.content(stream, level, earlier.as_deref());
                 self.large =
                     Some(Large { place, entry, change, content, failed: None, before: None, volume: None });
                 Ok(())
@@ -293,7 +301,8 @@ impl<'c> Assembler<'c> {
 
     fn file(&mut self, file: FileRead, known: &HashSet<ChunkId>) -> Result<()> {
         let FileRead { mut entry, piece, change, earlier, unstable, place } = file;
-        let mut content = self.content(Stream::Files, earlier.as_deref());
+        let level = self.levels.of(&entry.name, piece.len());
+        let mut content = self.content(Stream::Files, level, earlier.as_deref());
         self.chunks(&piece, known, &mut content)?;
         let map = content.map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         entry.payload = Payload::File(map);
@@ -398,9 +407,9 @@ impl<'c> Assembler<'c> {
         self.complete(entry, change)
     }
 
-    fn content(&self, stream: Stream, earlier: Option<&Map>) -> Content<'c> {
+    fn content(&self, stream: Stream, level: i8, earlier: Option<&Map>) -> Content<'c> {
         let earlier = earlier.filter(|_| self.delta).map(|map| Earlier::of(self.catalog, map));
-        Content { stream, map: map::Builder::default(), len: 0, earlier }
+        Content { stream, level, map: map::Builder::default(), len: 0, earlier }
     }
 
     /// Takes a piece's chunks, as far as they are new, and adds its extents to a map.
@@ -526,7 +535,7 @@ impl Content<'_> {
         let near = self.earlier.as_mut().map(|earlier| earlier.near(self.len, bytes.len() as u64));
         let mut like = near.into_iter().flatten().peekable();
         let stream = if like.peek().is_some() { Stream::Changes } else { self.stream };
-        frames.take(stream, id, bytes, like)
+        frames.take(stream, self.level, id, bytes, like)
     }
 }
 

@@ -1,6 +1,6 @@
 //! New chunks into frames, and which chunks are new.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -18,7 +18,7 @@ use crate::repo::packer::{EncodedFrame, PublishedPack, RawFrame};
 const UNINDEXED_MAX: usize = 128 << 10;
 
 /// Where new chunks go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stream {
     /// Chunks of files.
     Files,
@@ -33,8 +33,6 @@ pub enum Stream {
 }
 
 impl Stream {
-    const COUNT: usize = 5;
-
     /// What its chunks are.
     pub fn kind(self) -> Kind {
         match self {
@@ -57,6 +55,8 @@ impl Stream {
 pub struct ToEncode {
     /// The frame.
     pub frame: RawFrame,
+    /// The zstd level.
+    pub level: i8,
     /// Where what it takes when stored is counted, if somebody asks.
     pub stored: Option<Arc<AtomicU64>>,
 }
@@ -65,7 +65,8 @@ pub struct ToEncode {
 pub struct Frames<'c> {
     catalog: &'c Catalog,
     sizes: Sizes,
-    open: [Option<RawFrame>; Stream::COUNT],
+    /// One of each stream and level that was met.
+    open: BTreeMap<(Stream, i8), RawFrame>,
     encode: Input<ToEncode, Result<EncodedFrame>>,
     /// Where what open frames of data take is counted.
     stored: Option<Arc<AtomicU64>>,
@@ -98,7 +99,7 @@ impl<'c> Frames<'c> {
         Self {
             catalog,
             sizes,
-            open: Default::default(),
+            open: BTreeMap::new(),
             encode,
             stored: None,
             reusable,
@@ -141,6 +142,7 @@ impl<'c> Frames<'c> {
     pub fn take(
         &mut self,
         stream: Stream,
+        level: i8,
         id: ChunkId,
         bytes: &[u8],
         like: impl IntoIterator<Item = ChunkId>,
@@ -149,13 +151,13 @@ impl<'c> Frames<'c> {
             return Err(Error::Internal("a chunk is longer than any frame"));
         }
         let frame_len = stream.frame_len(&self.sizes);
-        let open = &mut self.open[stream as usize];
-        if open.as_ref().is_some_and(|frame| frame.raw.len() + bytes.len() > frame_len) {
-            let full = open.take();
-            self.send(full)?;
+        let is_full = |frame: &RawFrame| frame.raw.len() + bytes.len() > frame_len;
+        if self.open.get(&(stream, level)).is_some_and(is_full) {
+            self.close((stream, level))?;
         }
-        self.open[stream as usize]
-            .get_or_insert_with(|| RawFrame::new(stream.kind(), self.reusable.try_recv().unwrap_or_default()))
+        self.open
+            .entry((stream, level))
+            .or_insert_with(|| RawFrame::new(stream.kind(), self.reusable.try_recv().unwrap_or_default()))
             .push(id, bytes, like);
         self.taken.insert(id);
         if stream.kind() == Kind::Data {
@@ -165,10 +167,10 @@ impl<'c> Frames<'c> {
         Ok(())
     }
 
-    fn send(&self, frame: Option<RawFrame>) -> Result<()> {
-        let Some(frame) = frame else { return Ok(()) };
+    fn close(&mut self, place: (Stream, i8)) -> Result<()> {
+        let Some(frame) = self.open.remove(&place) else { return Ok(()) };
         let stored = self.stored.clone().filter(|_| frame.kind == Kind::Data);
-        match self.encode.send(ToEncode { frame, stored }) {
+        match self.encode.send(ToEncode { frame, level: place.1, stored }) {
             true => Ok(()),
             false => Err(Error::Internal("packs are not written any more")),
         }
@@ -177,9 +179,9 @@ impl<'c> Frames<'c> {
     /// From here on, what frames of data take when stored is added to `stored`. Open ones are
     /// closed, so that what they take is counted where it belongs.
     pub fn count_into(&mut self, stored: Option<Arc<AtomicU64>>) -> Result<()> {
-        for stream in [Stream::Files, Stream::Volumes, Stream::Changes] {
-            let open = self.open[stream as usize].take();
-            self.send(open)?;
+        let data = self.open.keys().filter(|(stream, _)| stream.kind() == Kind::Data);
+        for place in data.copied().collect::<Vec<_>>() {
+            self.close(place)?;
         }
         self.stored = stored;
         Ok(())
@@ -209,8 +211,8 @@ impl<'c> Frames<'c> {
     /// Closes the open frames, waits until all packs are published, and puts them into the
     /// index. The packs of older runs that this one relies on are returned.
     pub fn finish(mut self) -> Result<HashSet<u32>> {
-        for open in std::mem::take(&mut self.open) {
-            self.send(open)?;
+        for place in self.open.keys().copied().collect::<Vec<_>>() {
+            self.close(place)?;
         }
         let Self { catalog, encode, published, mut unindexed, reused, .. } = self;
         drop(encode);

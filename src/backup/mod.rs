@@ -22,6 +22,7 @@ mod scan;
 mod spot;
 mod step;
 mod stream;
+mod tiers;
 mod update;
 mod volume;
 
@@ -32,6 +33,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
+
+pub use tiers::TierRule;
 
 use crate::error::{Error, IoContext, Result};
 use crate::format::bad::Slots;
@@ -85,8 +88,10 @@ pub struct BackupOptions {
     pub offset: i32,
     /// Who runs it.
     pub user: String,
-    /// How hard to compress.
+    /// How hard to compress, …
     pub tier: Tier,
+    /// … but for what these say; the first that fits counts.
+    pub tier_rules: Vec<TierRule>,
     /// What to leave out.
     pub excludes: ExcludeOptions,
     /// How to look at the sources.

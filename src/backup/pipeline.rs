@@ -15,6 +15,7 @@ use super::read::Worker;
 use super::scan::Scan;
 use super::step::{Done, Place};
 use super::stream::{self, Stream};
+use super::tiers::Levels;
 use super::{BackupOptions, RootPlan, Source};
 use crate::chunker::{Chunker, Params};
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ pub fn run(
     let chunker = Chunker::new(params, &repo.keys().chunker());
     let cutter = Cutter { chunker: &chunker, key: repo.keys().ids(Kind::Data) };
     let owners = Owners::of_system();
-    let level = config.level(options.tier);
+    let levels = Levels { config, tier: options.tier, rules: &options.tier_rules };
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let mut planned = Vec::with_capacity(roots.len());
     for root in roots {
@@ -82,7 +83,7 @@ pub fn run(
     catalog.index()?.load_filters()?;
     let (used, reusable) = unbounded();
     let bases: Arc<Mutex<HashSet<u32>>> = Arc::default();
-    let encoders = encoders(catalog, processors, level, &bases, &used)?;
+    let encoders = encoders(catalog, processors, &bases, &used)?;
 
     thread::scope(|scope| {
         let worker = Worker { buffers: Arc::default(), cutter, owners: &owners };
@@ -106,7 +107,8 @@ pub fn run(
             })
             .map_err(|_| Error::Internal("no thread can be started"))?;
         let frames = Frames::new(catalog, config.sizes, frames, reusable, published);
-        let assembler = Assembler::new(catalog, frames, repo.keys(), &worker, options.delta, observer);
+        let assembler =
+            Assembler::new(catalog, frames, repo.keys(), &worker, levels, options.delta, observer);
         let assembled = assemble(assembler, done, || {
             scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
         });
@@ -128,16 +130,15 @@ pub fn run(
 fn encoders<'c>(
     catalog: &'c Catalog,
     count: usize,
-    level: i8,
     bases: &Arc<Mutex<HashSet<u32>>>,
     used: &Sender<Vec<u8>>,
 ) -> Result<Vec<impl FnMut(ToEncode) -> Result<EncodedFrame> + Send + 'c>> {
     (0..count)
         .map(|_| {
-            let mut encoder = DeltaEncoder::new(catalog, level, Arc::clone(bases))?;
+            let mut encoder = DeltaEncoder::new(catalog, Arc::clone(bases))?;
             let used = used.clone();
-            Ok(move |ToEncode { frame, stored }| {
-                let (encoded, raw) = encoder.encode(frame)?;
+            Ok(move |ToEncode { frame, level, stored }| {
+                let (encoded, raw) = encoder.encode(frame, level)?;
                 if let Some(stored) = stored {
                     stored.fetch_add(encoded.stored_len(), Ordering::Relaxed);
                 }

@@ -160,7 +160,7 @@ impl<'a> Scan<'a> {
     /// A root that is read from a stream.
     pub fn stream(&mut self, entry: Entry, stream: &mut dyn Read, before: Option<&Entry>) -> Result<()> {
         let place = Place::root(path_of(&entry.name));
-        self.begin(place.clone(), entry, before)?;
+        self.begin(place.clone(), entry, before, 0)?;
         let mut offset = 0;
         loop {
             let body = read_piece(stream);
@@ -410,7 +410,7 @@ impl<'a> Scan<'a> {
             Err(e) => return self.send(Step::Missing(place, e.to_string())),
         };
         let entry = metadata::entry(name, &stat, self.owners, xattrs, Payload::File(Map::default()));
-        self.begin(place, entry, before)?;
+        self.begin(place, entry, before, stat.st_size as u64)?;
         let file = Arc::new(file);
         let spans = Spans::new(&file, stat.st_size as u64, is_sparse(&stat));
         self.pieces(&file, spans, false)?;
@@ -425,15 +425,15 @@ impl<'a> Scan<'a> {
         };
         let payload = Payload::Volume(Map::default());
         let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
-        self.begin(place, entry, before)?;
+        self.begin(place, entry, before, len)?;
         let file = Arc::new(file);
         self.pieces(&file, Spans::new(&file, len, false), false)?;
         self.send(Step::End(LargeEnd { before: None, snapshot: None }))
     }
 
-    fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>) -> Result<()> {
+    fn begin(&mut self, place: Place, entry: Entry, before: Option<&Entry>, len: u64) -> Result<()> {
         let earlier = before.and_then(Entry::map).cloned().map(Box::new);
-        self.send(Step::Begin(place, entry, Change::since(before), earlier))
+        self.send(Step::Begin(place, entry, Change::since(before), earlier, len))
     }
 
     /// All pieces of some spans; `more_follows` if they end amid data.

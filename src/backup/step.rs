@@ -143,8 +143,9 @@ pub enum Step {
     Read(FileToRead),
     /// One more name of a file that went by already under another: it is not read again.
     Again(Place, Entry, Change),
-    /// A large file, volume or stream begins; what the parent has as its content.
-    Begin(Place, Entry, Change, Option<Box<Map>>),
+    /// A large file, volume or stream begins; what the parent has as its content, and its length, 0
+    /// if that is not known yet.
+    Begin(Place, Entry, Change, Option<Box<Map>>, u64),
     /// What was known of the volume that has begun, and how it is read.
     Volume(Box<VolumeInfo>),
     /// Between the regions to come, the volume that has begun is what it was.

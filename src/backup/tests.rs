@@ -63,6 +63,7 @@ impl World {
             offset: 0,
             user: String::new(),
             tier: Tier::Hot,
+            tier_rules: Vec::new(),
             excludes: ExcludeOptions::default(),
             scan: ScanOptions { force_read: true, ..ScanOptions::default() },
             delta: true,

@@ -19,7 +19,7 @@ use super::init::InitOptions;
 use super::metrics::Metrics;
 use super::signals::STOP;
 use super::{Outcome, clock, output};
-use crate::backup::{self, BackupOptions, Known, ScanOptions, Share, Source, Volume};
+use crate::backup::{self, BackupOptions, Known, ScanOptions, Share, Source, TierRule, Volume};
 use crate::error::{Error, IoContext, Result};
 use crate::format::config::Tier;
 use crate::format::snapshot::{Method, Stats, VolumeInfo};
@@ -64,6 +64,9 @@ pub struct Backup {
     /// How hard to compress
     #[arg(long, value_name = "TIER", default_value = "hot", value_parser = tier)]
     tier: Tier,
+    /// Compress some files otherwise, such as '*.mp4=store', '>1G=warm' or '*.log>64K=cold'; may be given more than once, and the first that fits counts
+    #[arg(long, value_name = "RULE", value_parser = TierRule::parse)]
+    tier_for: Vec<TierRule>,
     /// Read files that look unchanged too
     #[arg(long)]
     force_read: bool,
@@ -213,6 +216,7 @@ impl Backup {
             offset: time.offset().seconds(),
             user: std::env::var("USER").unwrap_or_default(),
             tier: self.tier,
+            tier_rules: self.tier_for,
             delta: !self.no_delta,
             excludes: self.excludes.options(global)?,
             scan: ScanOptions {

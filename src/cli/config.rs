@@ -58,6 +58,7 @@ pub struct Profile {
     pub host: Option<String>,
     pub tags: Vec<String>,
     pub tier: Option<String>,
+    pub tier_for: Vec<String>,
     pub exclude: Vec<String>,
     pub exclude_from: Vec<Absolute>,
     pub exclude_if_present: Vec<String>,

@@ -224,6 +224,7 @@ fn backup(profile: &Profile) -> Words {
         .each("--host", &profile.host)
         .each("--tag", &profile.tags)
         .each("--tier", &profile.tier)
+        .each("--tier-for", &profile.tier_for)
         .each("--exclude", &profile.exclude)
         .each("--exclude-from", paths(&profile.exclude_from))
         .each("--exclude-if-present", &profile.exclude_if_present)

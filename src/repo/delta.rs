@@ -88,15 +88,18 @@ impl Run {
 }
 
 impl<'c> DeltaEncoder<'c> {
-    /// For a zstd level. The numbers of packs that bases lie in are added to `used`.
-    pub fn new(catalog: &'c Catalog, level: i8, used: Arc<Mutex<HashSet<u32>>>) -> Result<Self> {
-        let (frames, encoder) = (FrameReader::new(catalog)?, Encoder::new(level)?);
-        Ok(Self { catalog, frames, encoder, level, used, pause: Pause::default() })
+    /// The numbers of packs that bases lie in are added to `used`.
+    pub fn new(catalog: &'c Catalog, used: Arc<Mutex<HashSet<u32>>>) -> Result<Self> {
+        let (frames, encoder) = (FrameReader::new(catalog)?, Encoder::new(0)?);
+        Ok(Self { catalog, frames, encoder, level: 0, used, pause: Pause::default() })
     }
 
-    /// Compresses a frame, if that pays, and against its candidates, if that pays more. Its memory
-    /// is given back.
-    pub fn encode(&mut self, frame: RawFrame) -> Result<(EncodedFrame, Vec<u8>)> {
+    /// Compresses a frame at a zstd level, if that pays, and against its candidates, if that pays
+    /// more. Its memory is given back.
+    pub fn encode(&mut self, frame: RawFrame, level: i8) -> Result<(EncodedFrame, Vec<u8>)> {
+        if level != self.level {
+            (self.encoder, self.level) = (Encoder::new(level)?, level);
+        }
         if let Some((stored, bases)) = self.delta(&frame)? {
             let packed = bases.runs.iter().map(Run::packed).collect();
             lock(&self.used)?.extend(bases.runs.iter().map(|run| run.number));

@@ -108,6 +108,7 @@ impl World {
             offset: 0,
             user: String::new(),
             tier: Tier::Hot,
+            tier_rules: Vec::new(),
             excludes: ExcludeOptions::default(),
             scan: ScanOptions::default(),
             delta: true,

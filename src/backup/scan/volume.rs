@@ -89,7 +89,7 @@ impl Scan<'_> {
             Vec::new()
         });
         let entry = metadata::entry(name, &opened.stat, self.owners, xattrs, payload);
-        self.begin(opened.place.clone(), entry, parent.map(|parent| &parent.entry))
+        self.begin(opened.place.clone(), entry, parent.map(|parent| &parent.entry), opened.len)
     }
 
     /// What is known may be wrong. Why all has to be read, if it cannot be believed.

@@ -378,3 +378,77 @@ fn nothing_is_left_behind() {
     assert_eq!(kept(&varv), before);
     varv.ok(args!["check", "--read-data"]);
 }
+
+fn mapped(volume: &str) -> u64 {
+    sh(&format!("dmsetup status {volume} | awk '{{ print $4 }}'")).parse::<u64>().unwrap() * 512
+}
+
+#[test]
+fn nights_come_back_onto_any_device() {
+    if !in_lab("nights_come_back_onto_any_device", &["1G", "600M"]) {
+        return;
+    }
+    pool("200M");
+    sh("lvcreate -q -y -n thick -L 40M vg; lvcreate -q -y -n thin -V 100M --thinpool pool vg
+        mkdir -p /m /copies; for name in thick thin; do mkfs.ext4 -q /dev/vg/$name; done");
+    let varv = Varv::new();
+    let fill = |volume: &str, number: u32| {
+        sh(&format!(
+            "mount /dev/vg/{volume} /m; head -c 9M /dev/urandom > /m/{number}; echo {number} > /m/night; umount /m"
+        ));
+        sh(&format!("dd if=/dev/vg/{volume} of=/copies/{volume}{number} bs=1M conv=sparse status=none"));
+    };
+    let nights: Vec<Value> = (1..=2)
+        .map(|number| {
+            fill("thick", number);
+            fill("thin", number);
+            night(&varv, args!["vg/thick", "vg/thin"])
+        })
+        .collect();
+    let restore = |words: &[OsString]| varv.json(&[args!["restore", "--verify"], words].concat());
+    // Another disk, empty: the group, then the volumes, as they were the night before last.
+    sh("disk=${LAB_DISKS##* }; pvcreate -q $disk; vgcreate -q new $disk
+        lvcreate -q -y --type thin-pool -n pool -L 150M -c 64k --poolmetadatasize 4M new");
+    for name in ["thick", "thin"] {
+        let (path, target) = (format!("vg/{name}"), format!("/dev/new/{name}"));
+        restore(args!["--create-lv", "--snapshot", id(&nights[0]), &path, &target]);
+        sh(&format!(
+            "cmp /copies/{name}1 {target}; e2fsck -fn {target}; mount {target} /m; grep -qx 1 /m/night; umount /m"
+        ));
+        assert_eq!(sh(&format!("lvs --noheadings -o segtype {target}")) == "thin", name == "thin");
+        varv.ends(2, args!["restore", "--create-lv", &path, &target]).says(&["exists already"]);
+        varv.ends(2, args!["restore", &path, &target]).says(&["--overwrite always", "--in-place"]);
+    }
+    // No more is mapped than has data, whether the volume is new or full of old data.
+    let of_data = mapped("vg-thin") + (2 << 20);
+    assert!(mapped("new-thin") <= of_data, "{} of {of_data}", mapped("new-thin"));
+    scribble("/dev/new/thin", 0, 100);
+    restore(args!["--overwrite", "always", "vg/thin", "/dev/new/thin"]);
+    assert!(mapped("new-thin") <= of_data, "{} of {of_data}", mapped("new-thin"));
+    sh("cmp /copies/thin2 /dev/new/thin");
+    // In place only what differs is written, and sharing with a snapshot stays.
+    scribble("/dev/new/thin", 70, 2);
+    sh("lvcreate -q -s -n twin new/thin");
+    let used = || {
+        sh("dmsetup status new-pool-tpool | awk '{ split($6, n, \"/\"); print n[1] }'")
+            .parse::<u64>()
+            .unwrap()
+    };
+    let before = used();
+    let done = restore(args!["--in-place", "vg/thin", "/dev/new/thin"]);
+    sh("cmp /copies/thin2 /dev/new/thin");
+    assert!(done["bytes_written"].as_u64().unwrap() <= 2 << 20, "{done}");
+    assert!((used() - before) * 65_536 <= 2 << 20, "{before} {}", used());
+    // Onto the volume itself, and onto a larger one full of old data.
+    let done = restore(args!["--in-place", "--snapshot", id(&nights[0]), "vg/thick", "/dev/vg/thick"]);
+    sh("cmp /copies/thick1 /dev/vg/thick");
+    assert!(done["bytes_equal"].as_u64().unwrap() > 10 << 20, "{done}");
+    sh("lvcreate -q -y -n larger -L 60M new");
+    scribble("/dev/new/larger", 0, 60);
+    let done = restore(args!["--overwrite", "always", "vg/thick", "/dev/new/larger"]);
+    sh("cmp -n $((40 << 20)) /copies/thick2 /dev/new/larger");
+    assert_eq!(done["bytes_untouched"], 20 << 20);
+    // What was restored onto the origin is more than its kept snapshot had room for.
+    falls_back(&varv, args!["vg/thick"], "overflowed");
+    assert_newest_is(&varv, "vg/thick");
+}

@@ -12,13 +12,16 @@ use super::global::Global;
 use super::select::SnapshotChoice;
 use super::signals::STOP;
 use super::{Outcome, output};
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::format::snapshot::Snapshot;
+use crate::format::tree::Entry;
 use crate::history::resolve::resolve;
+use crate::lvm::NewVolume;
 use crate::repo::Intent;
 use crate::restore::{self, Overwrite, RestoreOptions, Restored};
 use crate::source::walk::raise_file_limit;
 use crate::target::Sparse;
-use crate::text::format_size;
+use crate::text::{escape, format_size};
 
 /// What becomes of things that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,6 +88,9 @@ pub struct Restore {
     /// Give files to users and groups by name where this system knows it, not by number
     #[arg(long)]
     owners_by_name: bool,
+    /// Make TARGET, /dev/VG/LV, as a logical volume of the size and type that PATH had
+    #[arg(long)]
+    create_lv: bool,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -108,6 +114,12 @@ impl Restore {
                 range.path, range.len, range.offset
             ));
         }
+        if self.create_lv {
+            self.make_volume(&entry, &resolved.listed.snapshot, global)?;
+            if self.dry_run {
+                return Ok(Exit::Done);
+            }
+        }
         let options = self.options();
         let restored = restore::run(&repo, &catalog, &entry, &self.target, &options, &observer, &STOP)?;
         observer.finish();
@@ -119,9 +131,33 @@ impl Restore {
         })
     }
 
+    /// Makes the logical volume that is restored to, or says what it would be.
+    fn make_volume(&self, entry: &Entry, snapshot: &Snapshot, global: &Global) -> Result<()> {
+        if entry.map().is_none() {
+            return Err(Error::Refused(format!("a {} cannot be restored onto a device", entry.kind())));
+        }
+        let path = escape(&entry.name);
+        let was = snapshot.volumes.iter().find(|info| info.path == path).and_then(|info| info.lvm.as_ref());
+        let pool = was.map(|lvm| lvm.pool.as_str()).filter(|pool| !pool.is_empty());
+        let new = NewVolume::plan(&self.target, entry.size(), pool)?;
+        if let Some(lvm) = was.filter(|lvm| lvm.pool.is_empty() && lvm.segtype != "linear") {
+            global.notice(&format!("it was {}: it is made linear; lvconvert changes that", lvm.segtype));
+        }
+        match self.dry_run {
+            true => global.notice(&format!("would make {new}")),
+            false => {
+                new.create()?;
+                global.notice(&format!("made {new}"));
+            }
+        }
+        Ok(())
+    }
+
     fn options(&self) -> RestoreOptions {
         RestoreOptions {
             overwrite: match self.overwrite {
+                // What was made just now holds nothing.
+                None if self.create_lv => Overwrite::Always,
                 None => Overwrite::Refuse,
                 Some(OverwriteArg::Always) => Overwrite::Always,
                 Some(OverwriteArg::IfChanged) => Overwrite::IfChanged,

@@ -1,8 +1,8 @@
 //! A block device that is overwritten.
 //!
 //! A device that anything uses is refused, and so is one that is too small. Zeros are made by
-//! what guarantees them: a punched or zeroed range, else written zeros. Discard is never used:
-//! the device may ignore it and keep the old bytes.
+//! what guarantees them: a punched or zeroed range, else written zeros. Discard is never used, but
+//! for whole blocks of thin volumes (`thin`): a device may ignore it and keep the old bytes.
 
 use std::fs;
 use std::io;
@@ -20,6 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::in_use::{Kernel, Number};
+use super::thin::{ThinVolume, discard};
 use super::{Content, Counters, Counts, Empty, bytes};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
@@ -122,6 +123,7 @@ pub struct DeviceTarget {
     block: u64,
     compare: bool,
     zeroing: Zeroing,
+    thin: Option<ThinVolume>,
     counters: Counters,
 }
 
@@ -136,14 +138,15 @@ impl DeviceTarget {
         // A wrong size would only cost the better methods of making zeros.
         let block = ioctl_blksszget(&fd).map_or(512, u64::from).max(512);
         Ok(Self {
-            fd,
             path: path.to_path_buf(),
             device_len,
             len: need_len,
             block,
             compare: false,
             zeroing: Zeroing::default(),
+            thin: fstat(&fd).ok().and_then(|stat| ThinVolume::of(Number::from_raw(stat.st_rdev))),
             counters: Counters::default(),
+            fd,
         })
     }
 
@@ -204,6 +207,20 @@ impl DeviceTarget {
             self.counters.add(Counts { zeroed: len, ..Counts::default() });
             return Ok(());
         }
+        // Of thin volumes block by block, since only whole ones can be unmapped.
+        let (blocks, end) = self.thin.map_or((offset, offset), |thin| thin.whole_blocks(offset, len));
+        if blocks >= end {
+            return self.zero_pieces(offset, len);
+        }
+        self.zero_pieces(offset, blocks - offset)?;
+        let block = self.thin.map_or(end - blocks, |thin| thin.block);
+        for at in (blocks..end).step_by(block as usize) {
+            self.zero_differing(at, block)?;
+        }
+        self.zero_pieces(end, offset + len - end)
+    }
+
+    fn zero_pieces(&self, offset: u64, len: u64) -> Result<()> {
         for (at, piece) in bytes::pieces(offset, len) {
             self.zero_differing(at, piece as u64)?;
         }
@@ -222,13 +239,44 @@ impl DeviceTarget {
     }
 
     fn reads_zero(&self, offset: u64, len: u64) -> Result<bool> {
-        let mut buffer = vec![0; len as usize];
-        bytes::read_exact_at(self.fd(), offset, &mut buffer).at("read", &self.path)?;
-        Ok(is_zero(&buffer))
+        let mut buffer = Vec::new();
+        for (at, piece) in bytes::pieces(offset, len) {
+            buffer.resize(piece, 0);
+            bytes::read_exact_at(self.fd(), at, &mut buffer).at("read", &self.path)?;
+            if !is_zero(&buffer) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn make_zero(&self, offset: u64, len: u64) -> Result<()> {
+        let Some(thin) = self.thin else { return self.overwrite_with_zeros(offset, len) };
+        let (inner, inner_end) = thin.whole_blocks(offset, len);
+        if inner >= inner_end {
+            return self.overwrite_with_zeros(offset, len);
+        }
+        self.overwrite_with_zeros(offset, inner - offset)?;
+        // Each range is dealt with once, so that nothing has come into a fresh one.
+        if !thin.is_fresh {
+            self.unmap(inner, inner_end - inner)?;
+        }
+        self.overwrite_with_zeros(inner_end, offset + len - inner_end)
+    }
+
+    /// What was not unmapped is written.
+    fn unmap(&self, offset: u64, len: u64) -> Result<()> {
+        discard(self.fd(), &self.path, offset, len);
+        for (at, piece) in bytes::pieces(offset, len) {
+            if !self.reads_zero(at, piece as u64)? {
+                self.overwrite_with_zeros(at, piece as u64)?;
+            }
+        }
+        Ok(())
     }
 
     /// The whole blocks by the best method that works here, the edges by writing.
-    fn make_zero(&self, offset: u64, len: u64) -> Result<()> {
+    fn overwrite_with_zeros(&self, offset: u64, len: u64) -> Result<()> {
         let end = offset + len;
         let (inner, inner_end) = (offset.next_multiple_of(self.block), end - end % self.block);
         if inner >= inner_end || inner_end - inner < ZERO_COMMAND_MIN {

@@ -22,6 +22,7 @@ mod remove;
 mod shortfalls;
 #[cfg(test)]
 mod testing;
+mod thin;
 mod tree;
 
 pub use device::{DeviceTarget, TargetKind, check_target_path, describe, run_tool};

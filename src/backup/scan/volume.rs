@@ -23,6 +23,7 @@ use crate::observe::Event;
 use crate::source::changes::Changes;
 use crate::source::extents::{Span, Spans, device_len, is_sparse};
 use crate::source::metadata;
+use crate::source::path_of;
 use crate::text::escape;
 
 /// An opened volume.
@@ -44,8 +45,9 @@ struct Believed {
 impl Scan<'_> {
     /// A root that is a volume, kept under `name`.
     pub fn volume(&mut self, name: Vec<u8>, volume: &Volume, parent: Option<&Parent>) -> Result<()> {
-        let place = Place::root(&volume.path);
-        let opened = open(&place).and_then(|file| {
+        // What is told of it has its own name, not that of the snapshot that is read.
+        let place = Place::root(path_of(&name));
+        let opened = open(&Place::root(&volume.path)).and_then(|file| {
             let stat = fstat(&file)?;
             let len = device_len(&file)?;
             let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;

@@ -62,7 +62,7 @@ fn printed(object: &Value) -> BTreeSet<String> {
 fn sh(script: &str) -> String {
     let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).output().unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}\n{complaints}");
+    assert!(output.status.success(), "{script}\n--\n{complaints}");
     String::from_utf8(output.stdout).unwrap().trim().to_string()
 }
 
@@ -451,4 +451,123 @@ fn nights_come_back_onto_any_device() {
     // What was restored onto the origin is more than its kept snapshot had room for.
     falls_back(&varv, args!["vg/thick"], "overflowed");
     assert_newest_is(&varv, "vg/thick");
+}
+
+#[test]
+fn bad_sectors_cost_one_volume_or_one_night() {
+    if !in_lab("bad_sectors_cost_one_volume_or_one_night", &["600M"]) {
+        return;
+    }
+    // A disk under the group whose sectors can be made bad. It begins behind the start of the disk
+    // below, so that LVM sees it only once.
+    const DISK: &str = "disk=${LAB_DISKS%% *}; from=2048; len=$(($(blockdev --getsz $disk) - from))";
+    let make_good = || {
+        sh(&format!("{DISK}; echo 0 $len linear $disk $from | dmsetup load disk; dmsetup resume disk"));
+    };
+    // From 20 MiB on in a volume, 64 sectors.
+    let make_bad = |volume: &str| {
+        let table = sh(&format!("dmsetup table vg-{volume}-real 2>/dev/null || dmsetup table vg-{volume}"));
+        let start = table.split(' ').nth(4).unwrap().parse::<u64>().unwrap() + 40_960;
+        let end = start + 64;
+        sh(&format!(
+            "{DISK}; printf '%s\n' \"0 {start} linear $disk $from\" '{start} 64 error' \
+            \"{end} $((len - {end})) linear $disk $((from + {end}))\" | dmsetup load disk
+            dmsetup resume disk; echo 3 > /proc/sys/vm/drop_caches"
+        ));
+    };
+    sh("dmsetup create disk --notable");
+    make_good();
+    sh("dmsetup mknodes; pvcreate -q /dev/mapper/disk; vgcreate -q vg /dev/mapper/disk
+        for name in bad good target; do lvcreate -q -y -n $name -L 40M vg; done");
+    let varv = Varv::new();
+    scribble("/dev/vg/bad", 0, 40);
+    scribble("/dev/vg/good", 0, 5);
+    night(&varv, args!["vg/bad", "vg/good"]);
+    let before = kept(&varv);
+    scribble("/dev/vg/bad", 19, 3);
+    make_bad("bad");
+    let words = args!["lvm", "backup", "vg/bad", "vg/good"];
+    varv.ends(3, words).says(&["vg/bad", "cannot read"]);
+    let after = kept(&varv);
+    assert_eq!((after.len(), &after[0], after[1] == before[1]), (2, &before[0], false));
+    varv.ends(1, args!["lvm", "backup", "vg/bad"]).says(&["there is no snapshot"]);
+    varv.ends(3, args!["lvm", "backup", "--read-errors", "zero", "vg/bad"])
+        .says(&["vg/bad", "zeros are stored instead"]);
+    make_good();
+    // The list of changes knows nothing of it: what was zeros instead is read again.
+    assert_eq!(how(&night(&varv, args!["vg/bad"])), ("cow", None));
+    assert_newest_is(&varv, "vg/bad");
+    // A restore onto a bad device fails, and can be run again.
+    make_bad("target");
+    let words = args!["restore", "--overwrite", "always", "vg/bad", "/dev/vg/target"];
+    assert_eq!(varv.run(words).code, Some(1));
+    make_good();
+    varv.ok(args!["restore", "--in-place", "--verify", "vg/bad", "/dev/vg/target"]);
+    sh("cmp /dev/vg/bad /dev/vg/target");
+}
+
+/// Boots a lab with this disk, which keeps what is written to it, and runs the test in it.
+fn boot(name: &str, phase: &str, image: &Path) -> Option<i32> {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
+    let status = Command::new(lab)
+        .args(["--memory", "1G", "--timeout", "600", "--disk-image"])
+        .arg(image)
+        .arg("--")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+        .env("VARV_TEST_PHASE", phase)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    eprintln!("{}{}", String::from_utf8_lossy(&status.stdout), String::from_utf8_lossy(&status.stderr));
+    status.status.code()
+}
+
+#[test]
+fn a_power_cut_costs_one_night() {
+    const NAME: &str = "a_power_cut_costs_one_night";
+    const LAB_FAILED: i32 = 125;
+    let mut varv = Varv::without_repository();
+    varv.repository = "/repo/repository".into();
+    match std::env::var("VARV_TEST_PHASE").unwrap_or_default().as_str() {
+        "before" => {
+            pool("100M");
+            sh("lvcreate -q -y -n a -L 40M vg; lvcreate -q -y -n b -V 40M --thinpool pool vg
+                lvcreate -q -y -n repo -L 300M vg; mkfs.ext4 -q /dev/vg/repo; mkdir /repo; mount /dev/vg/repo /repo");
+            varv.ok(args!["init", "--encryption", "none"]);
+            scribble("/dev/vg/a", 0, 10);
+            scribble("/dev/vg/b", 0, 10);
+            night(&varv, args!["vg/a", "vg/b"]);
+            scribble("/dev/vg/a", 20, 2);
+            scribble("/dev/vg/b", 20, 2);
+            // The volumes are read and their snapshots are there: now the power goes.
+            let cut = "echo o > /proc/sysrq-trigger; sleep 600";
+            varv.run(args!["lvm", "backup", "--from-command", "zz", "vg/a", "vg/b", "--", "sh", "-c", cut]);
+            panic!("there is still power");
+        }
+        "after" => {
+            sh("vgchange -q -ay vg; mkdir /repo; mount /dev/vg/repo /repo");
+            assert_eq!(varv.snapshots().len(), 1);
+            varv.ok(args!["check", "--read-data"]);
+            assert_eq!(kept(&varv).len(), 4);
+            let night = night(&varv, args!["vg/a", "vg/b"]);
+            let methods = [&night["volumes"][0]["method"], &night["volumes"][1]["method"]];
+            assert_eq!(methods, ["cow", "thin"], "{night}");
+            assert_newest_is(&varv, "vg/a");
+            assert_newest_is(&varv, "vg/b");
+            assert_eq!(kept(&varv).len(), 2);
+            varv.ok(args!["check", "--read-data"]);
+        }
+        _ => {
+            let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
+            if !Command::new(&lab).arg("--check").output().is_ok_and(|output| output.status.success()) {
+                skip::<()>("the LVM lab is not installed: tests/lab/install");
+                return;
+            }
+            let image = varv.path("disk");
+            std::fs::File::create(&image).unwrap().set_len(800 << 20).unwrap();
+            assert_eq!(boot(NAME, "before", &image), Some(LAB_FAILED));
+            assert_eq!(boot(NAME, "after", &image), Some(0));
+        }
+    }
 }

@@ -379,12 +379,12 @@ impl<'c> Assembler<'c> {
             self.nodes.frames.count_into(None)?;
         }
         // What was to be zeros instead of bytes that could not be read would be wrong then.
-        let overflowed = end.snapshot.as_deref().map(has_overflowed).transpose()?.unwrap_or(false);
-        let failed = match overflowed {
-            true => {
+        let failed = match end.snapshot.as_deref().map(has_overflowed) {
+            Some(Ok(true)) => {
                 Some("its snapshot overflowed while it was read: give it more with --snapshot-size".into())
             }
-            false => failed,
+            Some(Err(e)) => failed.or_else(|| Some(e.to_string())),
+            Some(Ok(false)) | None => failed,
         };
         if let Some(what) = failed {
             self.missing(&place, what);

@@ -10,14 +10,17 @@ use serde::Serialize;
 use super::backup::{Backup, Report, exit, percent, summary, tell_unused};
 use super::error::Exit;
 use super::global::Global;
+use super::select::SnapshotChoice;
 use super::signals::STOP;
 use super::{Outcome, output};
 use crate::backup::nightly::{self, Night, NightlyOptions};
 use crate::backup::{Share, Source};
 use crate::error::{Error, Result};
-use crate::format::snapshot::Stats;
+use crate::format::snapshot::{Stats, VolumeInfo};
+use crate::history::resolve::resolve;
 use crate::lvm::{self, Kept, Kind, Lock, Size};
-use crate::text::{format_size, parse_size};
+use crate::repo::Intent;
+use crate::text::{escape, format_size, parse_size};
 use crate::time::Interval;
 
 /// Where volumes' locks are; gone after a boot, as are those who held them.
@@ -40,6 +43,8 @@ enum LvmCommand {
     Backup(Box<LvmBackup>),
     /// Show the snapshots that varv keeps, of what, and what they cost
     Status,
+    /// Print what is needed to make a backed-up volume's group again, as vgcfgbackup writes it
+    Config(Config),
     /// Remove the snapshots that varv keeps: the next backup reads everything
     Release(Release),
 }
@@ -69,6 +74,15 @@ struct LvmBackup {
 }
 
 #[derive(Debug, Args)]
+struct Config {
+    /// The volume, as it was backed up
+    #[arg(value_name = "VG/LV")]
+    volume: String,
+    #[command(flatten)]
+    choice: SnapshotChoice,
+}
+
+#[derive(Debug, Args)]
 struct Release {
     /// Of these volumes
     #[arg(value_name = "VG/LV", required_unless_present = "all")]
@@ -84,6 +98,7 @@ impl Lvm {
         match self.command {
             LvmCommand::Backup(command) => command.run(global),
             LvmCommand::Status => status(global),
+            LvmCommand::Config(command) => command.run(global),
             LvmCommand::Release(command) => command.run(global),
         }
     }
@@ -231,6 +246,53 @@ fn line(kept: &Kept) -> String {
         kept.snapshot.path(),
         kept.snapshot.time
     )
+}
+
+/// What `lvm config --json` prints.
+#[derive(Serialize)]
+struct ConfigReport<'a> {
+    snapshot: String,
+    volume: &'a str,
+    volume_uuid: &'a str,
+    kind: &'a str,
+    pool: Option<&'a str>,
+    tags: &'a [String],
+    bytes: u64,
+    config: &'a str,
+}
+
+impl Config {
+    fn run(self, global: &Global) -> Outcome {
+        let repo = global.open(Intent::Read)?;
+        let observer = global.observer();
+        let catalog = repo.catalog(&observer, &STOP)?;
+        let resolved = resolve(&repo, &catalog, &self.choice.selection(), Some(self.volume.as_bytes()))?;
+        let volumes = &resolved.listed.snapshot.volumes;
+        let of = |info: &'_ &VolumeInfo| info.path == escape(&resolved.path);
+        let Some((info, lvm)) = volumes.iter().find(of).and_then(|info| Some((info, info.lvm.as_ref()?)))
+        else {
+            return Err(Error::NotFound(format!("{} was not backed up by lvm backup", self.volume)));
+        };
+        // A group's configuration is with the first of its volumes.
+        let group = |path: &str| path.split('/').next().map(str::to_string);
+        let config = volumes.iter().filter(|other| group(&other.path) == group(&info.path));
+        let config = config.filter_map(|other| other.lvm.as_ref()).find(|lvm| !lvm.group_config.is_empty());
+        let config = config.map_or("", |lvm| lvm.group_config.as_str());
+        match global.json {
+            true => output::json(&ConfigReport {
+                snapshot: resolved.listed.id.to_string(),
+                volume: &info.path,
+                volume_uuid: &lvm.uuid,
+                kind: &lvm.segtype,
+                pool: Some(lvm.pool.as_str()).filter(|pool| !pool.is_empty()),
+                tags: &lvm.tags,
+                bytes: info.bytes_source,
+                config,
+            }),
+            false => output::write(config.as_bytes()),
+        }
+        Ok(Exit::Done)
+    }
 }
 
 impl Release {

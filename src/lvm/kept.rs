@@ -42,7 +42,9 @@ impl Kept {
             Kind::Thin => (used as u64, None),
             _ => (snapshot.len, Some(used as u64)),
         };
-        let is_valid = snapshot.kind == Kind::Thin || !cow::has_overflowed(&snapshot.device)?;
+        // Of one that is not active nothing can be told.
+        let is_classic = snapshot.kind != Kind::Thin && snapshot.is_active();
+        let is_valid = !is_classic || !cow::has_overflowed(&snapshot.device)?;
         Ok(Self { snapshot: snapshot.clone(), volume, volume_uuid, mark, bytes, bytes_used, is_valid })
     }
 

@@ -97,7 +97,24 @@ impl Lv {
 pub fn list() -> Result<Vec<Lv>> {
     let words =
         ["-a", "--reportformat", "json", "--units", "b", "--nosuffix", "-O", "vg_name,lv_name", "-o", FIELDS];
-    parse(&run("lvs", words)?)
+    let mut volumes = parse(&run("lvs", words)?)?;
+    // Disks have other names after the next boot.
+    let disks = run("pvs", ["--noheadings", "--separator", " ", "-o", "pv_name,pv_uuid"])?;
+    for (name, uuid) in disks.lines().filter_map(|line| line.trim().split_once(' ')) {
+        for volume in &mut volumes {
+            volume.extents = by_uuid(&volume.extents, name, uuid);
+        }
+    }
+    Ok(volumes)
+}
+
+/// Ranges of physical extents, `/dev/sda:0-9`, with the disk's uuid for its name.
+fn by_uuid(extents: &str, name: &str, uuid: &str) -> String {
+    let range = |range: &str| match range.rsplit_once(':') {
+        Some((disk, extents)) if disk == name => format!("{uuid}:{extents}"),
+        _ => range.to_string(),
+    };
+    extents.split(' ').map(range).collect::<Vec<_>>().join(" ")
 }
 
 #[derive(Deserialize)]
@@ -267,6 +284,8 @@ mod tests {
         let [thick, hidden, snap] = volumes.as_slice() else { panic!("{volumes:?}") };
         assert_eq!((thick.path().as_str(), thick.kind, thick.len), ("vg/thick", Kind::Thick, 64 << 20));
         assert_eq!(thick.extents, "/dev/ubda:0-9 /dev/ubda:20-25");
+        assert_eq!(by_uuid(&thick.extents, "/dev/ubda", "uu-id"), "uu-id:0-9 uu-id:20-25");
+        assert_eq!(by_uuid(&thick.extents, "/dev/ubd", "uu-id"), thick.extents);
         assert_eq!((thick.number, thick.is_snapshot), (Some((254, 0)), false));
         assert_eq!((hidden.kind, hidden.name.as_str()), (Kind::Hidden, "pool_tdata"));
         assert_eq!((snap.kind, snap.is_snapshot, snap.is_active()), (Kind::Thin, true, false));

@@ -11,6 +11,7 @@ mod known;
 mod pools;
 mod taken;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,10 +116,11 @@ impl<'a> Context<'a> {
         keeper.remove_left_behind(all)?;
 
         let plan = Plan::new(&volumes, self.options.snapshot_size, suffix()?)?;
+        let configs = self.group_configs(&volumes)?;
         let taken = Taken::take(self, &volumes, &plan)?;
         let pools = Pools::of(all, &volumes);
         let mut sources = self.backup.sources.clone();
-        for (number, (volume, past)) in volumes.iter().zip(&pasts).enumerate() {
+        for ((volume, past), group_config) in volumes.iter().zip(&pasts).zip(configs) {
             let snapshot = taken.of(volume)?;
             let known = past.known(self, volume, snapshot, all)?;
             sources.push(Source::Volume(Box::new(Volume {
@@ -126,7 +128,7 @@ impl<'a> Context<'a> {
                 path: snapshot.device.clone(),
                 known,
                 spot_check: self.options.spot_check,
-                lvm: Some(self.describe(volume, &volumes[..number], &taken)?),
+                lvm: Some(describe(volume, &taken, group_config)?),
             })));
         }
         let backup = BackupOptions { sources, ..self.backup.clone() };
@@ -138,24 +140,14 @@ impl<'a> Context<'a> {
         Ok(Night { outcome, spread_ms, kept })
     }
 
-    /// What is needed to know the volume again and to make it anew. A group's configuration comes
-    /// with the first of its volumes.
-    fn describe(&self, volume: &Lv, before: &[Lv], taken: &Taken) -> Result<LogicalVolume> {
-        let is_first = before.iter().all(|other| other.group_uuid != volume.group_uuid);
-        let group_config = match is_first {
-            true => lvm::group_config(&volume.group, &self.options.locks)?,
-            false => String::new(),
+    /// What is needed to make a volume's group anew: with the first of its volumes.
+    fn group_configs(&self, volumes: &[Lv]) -> Result<Vec<String>> {
+        let mut seen = BTreeSet::new();
+        let config = |volume: &Lv| match seen.insert(volume.group_uuid.clone()) {
+            true => lvm::group_config(&volume.group, &self.options.locks),
+            false => Ok(String::new()),
         };
-        Ok(LogicalVolume {
-            uuid: volume.uuid.clone(),
-            snapshot_uuid: taken.of(volume)?.uuid.clone(),
-            segtype: volume.segtype.clone(),
-            pool: volume.pool.clone().unwrap_or_default(),
-            tags: volume.tags.clone(),
-            extents: volume.extents.clone(),
-            taken_after_ms: taken.after_ms(volume),
-            group_config,
-        })
+        volumes.iter().map(config).collect()
     }
 
     fn mark(&self, volume: &Lv) -> Mark {
@@ -169,6 +161,20 @@ impl<'a> Context<'a> {
     fn notice(&self, text: String) {
         self.observer.event(Event::Notice(text));
     }
+}
+
+/// What is needed to know a volume again and to make it anew.
+fn describe(volume: &Lv, taken: &Taken, group_config: String) -> Result<LogicalVolume> {
+    Ok(LogicalVolume {
+        uuid: volume.uuid.clone(),
+        snapshot_uuid: taken.of(volume)?.uuid.clone(),
+        segtype: volume.segtype.clone(),
+        pool: volume.pool.clone().unwrap_or_default(),
+        tags: volume.tags.clone(),
+        extents: volume.extents.clone(),
+        taken_after_ms: taken.after_ms(volume),
+        group_config,
+    })
 }
 
 /// Stands for a host and label, in a form that LVM takes as a tag.

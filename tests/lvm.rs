@@ -298,6 +298,10 @@ fn several_volumes_and_files_are_one_snapshot() {
     assert_eq!(printed(&all), &plain | &documented("lvm backup"));
     let status = varv.json(args!["lvm", "status"]);
     assert_eq!(printed(&status[0]), documented("lvm status"));
+    let config = varv.json(args!["lvm", "config", "vg/two"]);
+    assert_eq!(printed(&config), documented("lvm config"));
+    assert_eq!((&config["kind"], &config["tags"]), (&"linear".into(), &serde_json::json!(["nightly"])));
+    assert!(config["config"].as_str().unwrap().contains("extent_size"), "{config}");
     assert_eq!(sh("dmsetup info -c --noheadings -o suspended | sort -u"), "Active");
     sh("touch /one/x /two/x /thin/x; sync");
     let text =
@@ -570,4 +574,30 @@ fn a_power_cut_costs_one_night() {
             assert_eq!(boot(NAME, "after", &image), Some(0));
         }
     }
+}
+
+#[test]
+fn what_is_frozen_is_let_go_whatever_happens() {
+    if !in_lab("what_is_frozen_is_let_go_whatever_happens", &["300M"]) {
+        return;
+    }
+    group();
+    sh("lvcreate -q -y -n a -L 40M vg; mkfs.ext4 -q /dev/vg/a; mkdir /a; mount /dev/vg/a /a");
+    let varv = Varv::new();
+    // In place of lvcreate; what is written here is gone with the lab.
+    let in_place_of_lvcreate = |script: &str| {
+        let _ = std::fs::remove_file("/usr/sbin/lvcreate");
+        std::fs::write("/usr/sbin/lvcreate", format!("#!/bin/sh\n{script}\n")).unwrap();
+        support::chmod(Path::new("/usr/sbin/lvcreate"), 0o755);
+    };
+    let words = args!["lvm", "backup", "--freeze", "vg/a"];
+    in_place_of_lvcreate("dmsetup info -c --noheadings -o suspended vg-a > /seen; kill -KILL $PPID");
+    assert_eq!(varv.run(words).code, None);
+    sh("grep -q Suspended /seen; timeout 20 touch /a/x; timeout 20 sync -f /a");
+    // Without the kill, the helper waits for half a minute.
+    in_place_of_lvcreate("timeout 60 sh -c 'touch /a/y; sync -f /a'; exec lvm lvcreate \"$@\"");
+    varv.ok(words).says(&["WARNING", "30 s"]);
+    in_place_of_lvcreate("exec lvm lvcreate \"$@\"");
+    let done = varv.ok(words);
+    assert!(!done.stderr.contains("WARNING"), "{}", done.stderr);
 }

@@ -13,7 +13,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use super::schema::{Access, is_corrupt};
+pub use super::schema::{Access, is_corrupt, is_unwritable};
 pub use merge::Merge;
 
 use super::filter::Filter;
@@ -353,10 +353,14 @@ impl Index {
         })
     }
 
-    /// Closes it. The last of all processes to do so leaves one file.
+    /// Closes it. The last of all processes to do so leaves one file, if there is room for it.
     pub fn close(self) -> Result<()> {
         if self.access == Access::ReadWrite {
-            merge::checkpoint(&self.db).during("be closed")?;
+            match merge::checkpoint(&self.db).during("be closed") {
+                // What is in the log stays there.
+                Err(e) if e.is_out_of_space() || is_unwritable(&e) => {}
+                other => other?,
+            }
         }
         self.db.close().map_err(|(_, e)| e).during("be closed")
     }

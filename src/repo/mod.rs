@@ -18,6 +18,7 @@ pub mod nodes;
 pub mod objects;
 pub mod packer;
 pub mod packs;
+mod place;
 pub mod protected;
 pub mod reader;
 pub mod rebuild;
@@ -314,8 +315,9 @@ fn interrupted(root: &Path, mode: LockMode) -> Vec<String> {
 
 /// Whether an error says that this place or medium is not ours to write to.
 pub fn cannot_write(error: &Error) -> bool {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
-    error.io().is_some_and(|e| matches!(e.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull))
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let cannot = [PermissionDenied, ReadOnlyFilesystem, StorageFull, QuotaExceeded];
+    error.io().is_some_and(|e| cannot.contains(&e.kind()))
 }
 
 /// Both copies, the spare one first: at any instant one of them is whole.

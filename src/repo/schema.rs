@@ -17,6 +17,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::id::hex;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rustix::io::Errno;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -190,11 +191,9 @@ pub trait During<T> {
 impl<T> During<T> for rusqlite::Result<T> {
     fn during(self, action: &'static str) -> Result<T> {
         self.map_err(|e| match e.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Error::Io {
-                action: "write",
-                path: "index.sqlite".into(),
-                source: io::ErrorKind::StorageFull.into(),
-            },
+            Some(ErrorCode::DiskFull) => {
+                Error::Io { action: "write", path: "index.sqlite".into(), source: Errno::NOSPC.into() }
+            }
             Some(ErrorCode::DatabaseBusy) => {
                 Error::Locked { holder: "another process writes its index".into() }
             }
@@ -215,6 +214,15 @@ pub fn is_corrupt(error: &Error) -> bool {
         Error::Index { source, .. } => source.downcast_ref().is_some_and(is_corruption),
         _ => false,
     }
+}
+
+/// Whether the index may be whole, but what it needs beside it cannot be written: its log, or what
+/// several processes share.
+pub fn is_unwritable(error: &Error) -> bool {
+    use ErrorCode::{CannotOpen, PermissionDenied, ReadOnly, SystemIoFailure};
+    let Error::Index { source, .. } = error else { return false };
+    let code = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    code.is_some_and(|code| matches!(code, CannotOpen | PermissionDenied | ReadOnly | SystemIoFailure))
 }
 
 /// All statements are ours, so one that does not fit the tables says that the tables are not ours.

@@ -1,0 +1,120 @@
+//! On a full disk, and where nothing may be written: what only reads goes on.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use support::make::tree;
+use support::system::{Mount, root_or_skip, run};
+use support::tree::{assert_tree, read};
+use support::{Varv, args};
+
+/// A repository with one snapshot on a small file system of its own.
+struct Small {
+    varv: Varv,
+    source: PathBuf,
+    point: PathBuf,
+    _mounted: Mount,
+}
+
+impl Small {
+    fn new() -> Option<Self> {
+        let mut varv = Varv::without_repository();
+        let point = varv.dir("small");
+        let mounted = Mount::tmpfs(16, &point)?;
+        varv.repository = point.join("repository");
+        let source = varv.dir("source");
+        tree(&source, 1);
+        varv.ok(args!["init", "-q", "--encryption", "none"]);
+        varv.backup(args![&source]);
+        Some(Self { varv, source, point, _mounted: mounted })
+    }
+
+    fn lose_index(&self) {
+        fs::remove_dir_all(self.varv.repository.join("index")).unwrap();
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.point.join("filler")).unwrap();
+        for len in [1 << 16, 1] {
+            while file.write(&vec![1; len]).is_ok_and(|written| written > 0) {}
+        }
+    }
+
+    /// Every command that only reads does so; `says` is on standard error of each.
+    fn reads(&self, cache: &Path, says: &[&str]) {
+        let Self { varv, source, .. } = self;
+        let commands = [
+            args!["snapshots"],
+            args!["ls", source],
+            args!["find", "*"],
+            args!["stats"],
+            args!["check", "--read-data"],
+            args!["locks"],
+        ];
+        for words in commands {
+            varv.ok(&[args!["--cache-dir", cache], words].concat());
+        }
+        let target = varv.path("restored");
+        let done = varv.run(args!["restore", "--cache-dir", cache, source, &target]);
+        done.expect(0, args!["restore"]);
+        done.says(says);
+        assert_tree(&read(source), &target);
+        fs::remove_dir_all(target).unwrap();
+    }
+}
+
+#[test]
+fn an_index_that_is_there_is_read() {
+    let Some(small) = Small::new() else { return };
+    small.fill();
+    small.reads(&small.varv.path("cache"), &[]);
+    assert!(!small.varv.path("cache").exists());
+}
+
+#[test]
+fn an_index_is_made_in_the_cache_folder() {
+    let Some(small) = Small::new() else { return };
+    small.lose_index();
+    small.fill();
+    small.reads(&small.varv.path("cache"), &["No space left", "the index is kept in"]);
+}
+
+#[test]
+fn an_index_is_made_in_memory() {
+    let Some(small) = Small::new() else { return };
+    small.lose_index();
+    small.fill();
+    small.reads(&small.point.join("cache"), &["No space left", "the index is made in memory"]);
+    // What adds needs room, and says so.
+    small.varv.ends(1, args!["backup", &small.source]).says(&["No space left"]);
+    fs::remove_file(small.point.join("filler")).unwrap();
+    small.varv.backup(args![&small.source]);
+    small.reads(&small.point.join("cache"), &[]);
+}
+
+#[test]
+fn an_index_that_must_not_be_written_and_is_old() {
+    if root_or_skip().is_none() {
+        return;
+    }
+    let Some(small) = Small::new() else { return };
+    let index = small.varv.repository.join("index");
+    let kept = small.varv.path("kept");
+    assert!(run("cp", &["-r", index.to_str().unwrap(), kept.to_str().unwrap()]));
+    fs::write(small.source.join("new"), "new").unwrap();
+    small.varv.backup(args![&small.source]);
+    fs::remove_dir_all(&index).unwrap();
+    fs::rename(kept, &index).unwrap_or_else(|_| {
+        assert!(run("cp", &["-r", small.varv.path("kept").to_str().unwrap(), index.to_str().unwrap()]));
+    });
+    let repository = small.varv.repository.to_str().unwrap();
+    assert!(run("mount", &["-o", "remount,ro", small.point.to_str().unwrap()]), "{repository}");
+    small.reads(&small.varv.path("cache"), &[]);
+    // Not even a cache folder.
+    small.reads(&small.point.join("cache"), &["the index is made in memory"]);
+}

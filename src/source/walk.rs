@@ -11,14 +11,13 @@
 //! directory for a symlink. Names come and go while they are listed; what fails concerns one
 //! entry or one directory.
 
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+mod ahead;
+
 use std::ffi::{CStr, OsStr};
-use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{Builder, Scope};
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat};
@@ -27,12 +26,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::metadata::kind;
 use crate::error::{Error, IoContext, Result};
+pub use ahead::{AHEAD_DIRS_MAX, AHEAD_ENTRIES_MAX, DirHandle};
+use ahead::{Above, Board, Running, Slot, State};
 
-/// Directories listed or being listed that nobody asked for yet; each keeps a descriptor open.
-pub const AHEAD_DIRS_MAX: usize = 512;
-/// Entries of such directories: about 20 MiB. The directory that passes this bound still counts
-/// whole, so that the bound is passed by at most one directory a thread.
-pub const AHEAD_ENTRIES_MAX: usize = 65_536;
 /// How deep directories may be nested; each level keeps a descriptor open.
 pub const DEPTH_MAX: usize = 2048;
 /// Look-ahead threads, where nothing else is asked for.
@@ -99,229 +95,6 @@ pub struct Listed {
     pub subdir: Option<DirHandle>,
 }
 
-/// Stands for a directory's listing, whether or not it was made already.
-#[derive(Debug)]
-pub struct DirHandle {
-    slot: Arc<Slot>,
-    board: Arc<Board>,
-}
-
-impl DirHandle {
-    /// The path below the walk's root; empty for the root itself.
-    pub fn path(&self) -> &[u8] {
-        &self.slot.path
-    }
-}
-
-/// A handle that is dropped unasked takes its part of the look-ahead with it.
-impl Drop for DirHandle {
-    fn drop(&mut self) {
-        let before = self.slot.swap(State::Gone);
-        if matches!(before, State::Waiting) {
-            self.board.withdraw(&self.slot);
-        }
-    }
-}
-
-/// One directory that may be asked for.
-#[derive(Debug)]
-struct Slot {
-    /// The directory above; `None` for the root.
-    above: Option<Above>,
-    path: Vec<u8>,
-    depth: usize,
-    state: Mutex<State>,
-    /// Told when the state is `Running` no longer.
-    settled: Condvar,
-}
-
-#[derive(Debug, Clone)]
-struct Above {
-    dir: Arc<OwnedFd>,
-    stat: Stat,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Nobody is at work on it.
-    Waiting,
-    /// A look-ahead thread is.
-    Running,
-    /// A look-ahead thread was.
-    Done(Box<Result<Listing>>, Permit),
-    /// The consumer has it, or does not want it.
-    Gone,
-}
-
-impl Slot {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn swap(&self, state: State) -> State {
-        mem::replace(&mut *self.lock(), state)
-    }
-
-    /// Waits for a look-ahead thread that is at work, then takes what there is.
-    fn claim(&self) -> State {
-        let mut state = self.lock();
-        while matches!(*state, State::Running) {
-            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        mem::replace(&mut *state, State::Gone)
-    }
-
-    /// Whether it is now `Running`.
-    fn start(&self) -> bool {
-        let mut state = self.lock();
-        let waiting = matches!(*state, State::Waiting);
-        if waiting {
-            *state = State::Running;
-        }
-        waiting
-    }
-
-    /// Ends `Running`, unless the handle was dropped meanwhile.
-    fn settle(&self, settled: State) {
-        let mut state = self.lock();
-        // What is dropped here may hold handles of its own: not under the lock.
-        let unwanted = match *state {
-            State::Running => mem::replace(&mut *state, settled),
-            _ => settled,
-        };
-        drop(state);
-        drop(unwanted);
-        self.settled.notify_all();
-    }
-
-    fn name(&self) -> &[u8] {
-        self.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
-    }
-
-    fn child(&self, name: &[u8], above: Above) -> Arc<Self> {
-        Arc::new(Self {
-            above: Some(above),
-            path: join(&self.path, name),
-            depth: self.depth + 1,
-            state: Mutex::new(State::Waiting),
-            settled: Condvar::new(),
-        })
-    }
-}
-
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
-}
-
-/// Slots are ordered as a depth-first walk meets them: by their path's components.
-impl Ord for Slot {
-    fn cmp(&self, other: &Self) -> Ordering {
-        fn rank(path: &[u8]) -> impl Iterator<Item = u8> {
-            // No name has a NUL: it sorts what is in a directory before what comes after it.
-            path.iter().map(|&byte| if byte == b'/' { 0 } else { byte })
-        }
-        rank(&self.path).cmp(rank(&other.path))
-    }
-}
-
-impl PartialOrd for Slot {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Slot {
-    fn eq(&self, other: &Self) -> bool {
-        self.path == other.path
-    }
-}
-
-impl Eq for Slot {}
-
-/// What look-ahead threads may take up, and how much of it is under way.
-#[derive(Debug, Default)]
-struct Board {
-    plan: Mutex<Plan>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Plan {
-    /// The next one that the consumer will ask for is the first.
-    waiting: BTreeSet<Arc<Slot>>,
-    dirs: usize,
-    entries: usize,
-    stopped: bool,
-}
-
-impl Plan {
-    fn has_room(&self) -> bool {
-        self.dirs < AHEAD_DIRS_MAX && self.entries < AHEAD_ENTRIES_MAX
-    }
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn offer(&self, slots: impl Iterator<Item = Arc<Slot>>) {
-        self.lock().waiting.extend(slots);
-        self.changed.notify_all();
-    }
-
-    fn withdraw(&self, slot: &Arc<Slot>) {
-        self.lock().waiting.remove(slot);
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.changed.notify_all();
-    }
-
-    /// The next directory to list ahead; waits until there is one and room for it. `None` at
-    /// the end.
-    fn next(self: &Arc<Self>) -> Option<(Arc<Slot>, Permit)> {
-        let mut plan = self.lock();
-        loop {
-            if plan.stopped {
-                return None;
-            }
-            if plan.has_room()
-                && let Some(slot) = plan.waiting.pop_first()
-            {
-                plan.dirs += 1;
-                return Some((slot, Permit { board: self.clone(), entries: 0 }));
-            }
-            plan = self.changed.wait(plan).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// A directory's share of the look-ahead; dropping it gives the share back.
-#[derive(Debug)]
-struct Permit {
-    board: Arc<Board>,
-    entries: usize,
-}
-
-impl Permit {
-    fn count(&mut self, entries: usize) {
-        self.board.lock().entries += entries;
-        self.entries += entries;
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut plan = self.board.lock();
-        plan.dirs -= 1;
-        plan.entries -= self.entries;
-        drop(plan);
-        self.board.changed.notify_one();
-    }
-}
-
 /// Lists directories for one consumer; dropping it ends its threads.
 pub struct Walker<'a> {
     lister: Arc<Lister<'a>>,
@@ -347,14 +120,7 @@ impl<'a> Walker<'a> {
 
     /// The handle of the root, to begin with.
     pub fn root(&self) -> DirHandle {
-        let slot = Slot {
-            above: None,
-            path: Vec::new(),
-            depth: 0,
-            state: Mutex::new(State::Waiting),
-            settled: Condvar::new(),
-        };
-        DirHandle { slot: Arc::new(slot), board: self.lister.board.clone() }
+        DirHandle { slot: Arc::new(Slot::root()), board: self.lister.board.clone() }
     }
 
     /// The content of a directory.
@@ -468,37 +234,8 @@ impl Lister<'_> {
     }
 }
 
-/// A listing that is being made ahead. Should the thread end early, the consumer that may wait
-/// for it is told.
-struct Running<'a> {
-    slot: &'a Slot,
-    permit: Option<Permit>,
-}
-
-impl Running<'_> {
-    fn finish(mut self, listing: Result<Listing>) {
-        let Some(mut permit) = self.permit.take() else { return };
-        // Out of descriptors, which the consumer can free and a look-ahead cannot: its turn.
-        if listing.as_ref().is_err_and(is_out_of_descriptors) {
-            return self.slot.settle(State::Waiting);
-        }
-        permit.count(listing.as_ref().map_or(0, |listing| listing.entries.len()));
-        self.slot.settle(State::Done(Box::new(listing), permit));
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            let died = Box::new(Err(Error::Internal("a thread that lists directories ended early")));
-            self.slot.settle(State::Done(died, permit));
-        }
-    }
-}
-
-fn is_out_of_descriptors(error: &Error) -> bool {
-    let code = error.io().and_then(std::io::Error::raw_os_error);
-    code.is_some_and(|code| [Errno::MFILE, Errno::NFILE].contains(&Errno::from_raw_os_error(code)))
+fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
 /// All names in a directory, with their inodes' numbers.
@@ -537,8 +274,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Atomic};
     use std::time::{Duration, Instant};
 
-    use proptest::prelude::*;
-
     use super::*;
 
     type Found = Vec<(Vec<u8>, FileType, u64)>;
@@ -559,9 +294,7 @@ mod tests {
     fn assert_given_back(board: &Board) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let plan = board.lock();
-            let left = (plan.waiting.len(), plan.dirs, plan.entries);
-            drop(plan);
+            let left = board.under_way();
             if left == (0, 0, 0) {
                 return;
             }
@@ -835,53 +568,6 @@ mod tests {
     }
 
     #[test]
-    fn entries_count_for_the_bound() {
-        let board = Arc::new(Board::default());
-        let handle = |path: &str| DirHandle { slot: slot(path.as_bytes()), board: board.clone() };
-        let handles = [handle("b"), handle("a")];
-        board.offer(handles.iter().map(|handle| handle.slot.clone()));
-        let (first, mut permit) = board.next().unwrap();
-        assert_eq!(first.path, b"a");
-        permit.count(AHEAD_ENTRIES_MAX);
-        assert!(!board.lock().has_room());
-        drop(permit);
-        assert!(board.lock().has_room());
-        drop(handles);
-        assert!(board.lock().waiting.is_empty());
-        board.stop();
-        assert!(board.next().is_none());
-    }
-
-    fn slot(path: &[u8]) -> Arc<Slot> {
-        let (path, state) = (path.to_vec(), Mutex::new(State::Waiting));
-        Arc::new(Slot { above: None, path, depth: 0, state, settled: Condvar::new() })
-    }
-
-    fn permit() -> Option<Permit> {
-        let board = Arc::<Board>::default();
-        board.lock().dirs = 1;
-        Some(Permit { board, entries: 0 })
-    }
-
-    #[test]
-    fn out_of_descriptors_is_left_to_the_consumer() {
-        let slot = slot(b"a");
-        assert!(slot.start());
-        let error = Err::<(), _>(Errno::MFILE).at("open", "a").unwrap_err();
-        Running { slot: &slot, permit: permit() }.finish(Err(error));
-        assert!(matches!(slot.claim(), State::Waiting));
-    }
-
-    #[test]
-    fn a_thread_that_ends_early_leaves_nobody_waiting() {
-        let slot = slot(b"a");
-        assert!(slot.start());
-        drop(Running { slot: &slot, permit: permit() });
-        let State::Done(result, _) = slot.claim() else { panic!("not settled") };
-        assert!(matches!(*result, Err(Error::Internal(_))));
-    }
-
-    #[test]
     fn a_walk_may_end_at_any_time() {
         let root = tempfile::tempdir().unwrap();
         grow(root.path(), 5, &mut Random(3));
@@ -902,13 +588,5 @@ mod tests {
         std::fs::write(root.path().join("dir/file"), "").unwrap();
         std::os::unix::fs::symlink("dir", root.path().join("link")).unwrap();
         assert_eq!(walk(&root.path().join("link"), 1, |_| true).len(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn slots_sort_as_a_walk_meets_them(a in "[a!.\u{e9}]{1,3}(/[a!.]{1,3}){0,3}", b in "[a!.]{1,3}(/[a!.]{1,3}){0,3}") {
-            let components = |path: &str| path.split('/').map(str::to_owned).collect::<Vec<_>>();
-            prop_assert_eq!(slot(a.as_bytes()).cmp(&slot(b.as_bytes())), components(&a).cmp(&components(&b)));
-        }
     }
 }

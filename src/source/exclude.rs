@@ -6,6 +6,9 @@
 //! other; one with a marker) stay in the backup without their content: a restored system needs
 //! its mount points, and a restored cache its place, owner and marker. restic and tar do likewise.
 
+mod kernel;
+mod pattern;
+
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs as std_fs;
@@ -14,15 +17,17 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::gitignore::Gitignore;
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 
 use super::metadata::kind;
 use super::walk::{Filter, LeftOut, Listed};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::text::escape;
+use kernel::kernel_file_system;
+pub use pattern::Patterns;
+use pattern::{Pattern, add, build, builder, patterns, strip_source};
 
 /// The name of the file that marks a cache.
 pub const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
@@ -62,14 +67,6 @@ pub struct Excludes {
     never: HashSet<(u64, u64)>,
 }
 
-#[derive(Debug)]
-struct Pattern {
-    /// A line as in gitignore.
-    line: Vec<u8>,
-    /// Whether it ever matched.
-    matched: AtomicBool,
-}
-
 impl Excludes {
     /// Reads the pattern files and checks all patterns. `sources` are the backup's, absolute.
     pub fn new(options: &ExcludeOptions, sources: &[PathBuf]) -> Result<Self> {
@@ -105,7 +102,7 @@ impl Excludes {
 
     /// The patterns that matched nothing below any source.
     pub fn unused(&self) -> Vec<String> {
-        let unused = self.patterns.iter().filter(|pattern| !pattern.matched.load(Ordering::Relaxed));
+        let unused = self.patterns.iter().filter(|pattern| !pattern.has_matched());
         unused.map(Pattern::text).collect()
     }
 
@@ -126,113 +123,6 @@ impl Excludes {
     }
 }
 
-/// The options' patterns, those of files first: what stands on the command line has the last
-/// word.
-fn patterns(options: &ExcludeOptions) -> Result<Vec<Pattern>> {
-    let mut patterns = Vec::new();
-    for path in &options.pattern_files {
-        let file = std_fs::read(path).at("read", path)?;
-        patterns.extend(lines(&file).map(Pattern::new));
-    }
-    for pattern in &options.patterns {
-        patterns.push(Pattern::new(&literal_line(pattern)?));
-    }
-    Ok(patterns)
-}
-
-fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
-    let lines = file.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines.filter(|line| !line.trim_ascii().is_empty() && !line.starts_with(b"#"))
-}
-
-/// On a command line `#` begins no comment.
-fn literal_line(pattern: &OsStr) -> Result<Vec<u8>> {
-    let bytes = pattern.as_bytes();
-    if bytes.trim_ascii().is_empty() {
-        return Err(Error::Refused("an exclude pattern is empty".into()));
-    }
-    Ok(if bytes.starts_with(b"#") { [b"\\", bytes].concat() } else { bytes.to_vec() })
-}
-
-impl Pattern {
-    fn new(line: &[u8]) -> Self {
-        Self { line: line.to_vec(), matched: AtomicBool::new(false) }
-    }
-
-    fn text(&self) -> String {
-        // Not `escape`, which would double the backslashes that the user wrote.
-        String::from_utf8_lossy(&self.line).into_owned()
-    }
-
-    fn refuse(&self, why: impl std::fmt::Display) -> Error {
-        Error::Refused(format!("the exclude pattern '{}' is wrong: {why}", self.text()))
-    }
-}
-
-/// What follows the source's path in a pattern that begins with it, as written or with
-/// backslashes before its special characters.
-fn strip_source<'a>(mut pattern: &'a [u8], source: &Path) -> Option<&'a [u8]> {
-    let source = source.as_os_str().as_bytes();
-    for byte in source.strip_suffix(b"/").unwrap_or(source) {
-        pattern = match pattern {
-            [first, rest @ ..] | [b'\\', first, rest @ ..] if first == byte => rest,
-            _ => return None,
-        };
-    }
-    matches!(pattern.first(), None | Some(b'/')).then_some(pattern)
-}
-
-fn builder() -> GitignoreBuilder {
-    // Paths are given relative to the source. The root is taken off their beginning where it
-    // stands there, which `/` never does.
-    let mut builder = GitignoreBuilder::new("/");
-    // A pattern that can match nothing is better refused than let through.
-    builder.allow_unclosed_class(false);
-    builder
-}
-
-fn add(builder: &mut GitignoreBuilder, line: &[u8], pattern: &Pattern) -> Result<()> {
-    let line = std::str::from_utf8(line)
-        .map_err(|_| pattern.refuse("it is not UTF-8; write ? for each byte that is not"))?;
-    match builder.add_line(None, &without_alternatives(line)) {
-        Ok(_) => Ok(()),
-        Err(ignore::Error::Glob { err, .. }) => Err(pattern.refuse(err)),
-        Err(error) => Err(pattern.refuse(error)),
-    }
-}
-
-fn build(builder: &GitignoreBuilder) -> Result<Gitignore> {
-    builder.build().map_err(|error| Error::Refused(format!("the exclude patterns are too much: {error}")))
-}
-
-/// The matcher takes `{a,b}` as alternatives, gitignore takes braces as they are.
-fn without_alternatives(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '{' | '}' => out.extend(['\\', c]),
-            '\\' => out.extend([c].into_iter().chain(chars.next())),
-            '[' => {
-                let class = class_len(chars.as_str());
-                out.push('[');
-                out.extend(chars.by_ref().take(class));
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// How many characters after a `[` belong to the class, its `]` included; 0 if there is none.
-fn class_len(rest: &str) -> usize {
-    let negation = rest.chars().take(1).filter(|c| matches!(c, '!' | '^')).count();
-    // A `]` that comes first is one of the class.
-    let end = rest.chars().skip(negation + 1).position(|c| c == ']');
-    end.map_or(0, |end| negation + end + 2)
-}
-
 fn marker(name: &OsString) -> Result<Vec<u8>> {
     let name = name.clone().into_vec();
     if name.is_empty() || name.contains(&b'/') {
@@ -240,27 +130,6 @@ fn marker(name: &OsString) -> Result<Vec<u8>> {
         return Err(Error::Refused(format!("'{name}' is not a name that a directory can contain")));
     }
     Ok(name)
-}
-
-/// Patterns alone, for selecting what is restored.
-#[derive(Debug)]
-pub struct Patterns(Gitignore);
-
-impl Patterns {
-    /// From the command line; rooted at what is restored.
-    pub fn new(patterns: &[OsString]) -> Result<Self> {
-        let mut builder = builder();
-        for pattern in patterns {
-            let pattern = Pattern::new(&literal_line(pattern)?);
-            add(&mut builder, &pattern.line, &pattern)?;
-        }
-        build(&builder).map(Self)
-    }
-
-    /// Whether the path, relative to the root, matches.
-    pub fn matches(&self, path: &[u8], is_dir: bool) -> bool {
-        self.0.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
-    }
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -291,10 +160,10 @@ impl SourceExcludes<'_> {
 
     /// Most patterns match soon or never; those that did are not tried again.
     fn count(&self, path: &Path, is_dir: bool) {
-        let open = self.each.iter().filter(|(pattern, _)| !pattern.matched.load(Ordering::Relaxed));
+        let open = self.each.iter().filter(|(pattern, _)| !pattern.has_matched());
         for (pattern, alone) in open {
             if !alone.matched(path, is_dir).is_none() {
-                pattern.matched.store(true, Ordering::Relaxed);
+                pattern.note_match();
             }
         }
     }
@@ -354,52 +223,6 @@ fn begins_with_signature(file: OwnedFd) -> bool {
     fs::fstat(&file).is_ok_and(|stat| kind(&stat) == FileType::RegularFile)
         && std_fs::File::from(file).read_exact(&mut start).is_ok()
         && start == *CACHE_SIGNATURE
-}
-
-/// What the kernel makes up or keeps in memory for itself: reading it is useless at best.
-/// Numbers from the kernel's `magic.h` and its file systems' sources.
-const KERNEL_FILE_SYSTEMS: [(u32, &str); 20] = [
-    (0x0000_9fa0, "proc"),
-    (0x6265_6572, "sysfs"),
-    (0x0027_e0eb, "cgroup"),
-    (0x6367_7270, "cgroup2"),
-    (0x0000_1cd1, "devpts"),
-    (0x6462_6720, "debugfs"),
-    (0x7472_6163, "tracefs"),
-    (0x7363_6673, "securityfs"),
-    (0xf97c_ff8c, "selinuxfs"),
-    (0x4341_5d53, "smackfs"),
-    (0x6265_6570, "configfs"),
-    (0x6573_5543, "fusectl"),
-    (0x4249_4e4d, "binfmt_misc"),
-    (0x1980_0202, "mqueue"),
-    (0x9584_58f6, "hugetlbfs"),
-    (0xcafe_4a11, "bpf"),
-    (0x6165_676c, "pstore"),
-    (0xde5e_81e4, "efivarfs"),
-    (0x6759_6969, "rpc_pipefs"),
-    (0x6e66_7364, "nfsd"),
-];
-/// tmpfs's number, which devtmpfs has too.
-const TMPFS: u32 = 0x0102_1994;
-
-fn kernel_file_system(dir: BorrowedFd, stat: &Stat) -> Option<&'static str> {
-    // The type is a word of varying size and sign; the numbers have 32 bits.
-    let magic = fs::fstatfs(dir).ok()?.f_type as u32;
-    if magic == TMPFS {
-        let mounts = std_fs::read("/proc/self/mountinfo").unwrap_or_default();
-        return is_devtmpfs(&mounts, stat.st_dev).then_some("devtmpfs");
-    }
-    KERNEL_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
-}
-
-/// Lines are `id parent major:minor root mount-point options… - type source options`.
-fn is_devtmpfs(mounts: &[u8], device: u64) -> bool {
-    let device = format!("{}:{}", fs::major(device), fs::minor(device));
-    String::from_utf8_lossy(mounts).lines().any(|line| {
-        let of_device = line.split(' ').nth(2) == Some(&device);
-        of_device && line.split_once(" - ").is_some_and(|(_, rest)| rest.starts_with("devtmpfs "))
-    })
 }
 
 #[cfg(test)]
@@ -710,14 +533,5 @@ mod tests {
         let source = excludes.below(Path::new("/")).unwrap();
         let dir = File::open("/proc").unwrap();
         assert_eq!(source.empties(dir.as_fd(), &proc, Some(&root)), Some(LeftOut::OtherFileSystem));
-    }
-
-    #[test]
-    fn devtmpfs_is_told_from_tmpfs_by_the_mounts() {
-        let mounts = b"22 1 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw\n\
-            23 1 0:6 / /dev\xff/shm rw - tmpfs devtmpfs rw\n24 1 0:55 / /x rw - devtmpfs";
-        assert!(is_devtmpfs(mounts, fs::makedev(0, 5)));
-        assert!(!is_devtmpfs(mounts, fs::makedev(0, 6)));
-        assert!(!is_devtmpfs(mounts, fs::makedev(0, 7)));
     }
 }

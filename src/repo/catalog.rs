@@ -26,8 +26,10 @@ const TRAILERS_MAX: usize = 24 << 20;
 /// Decoded metadata frames that are kept, in bytes.
 const NODES_MAX: usize = 24 << 20;
 
-/// Decoded frames that delta frames have as bases are kept, in bytes.
-const BASES_MAX: usize = 64 << 20;
+/// Decoded frames that delta frames have as bases are kept, in bytes: by who only reads, …
+pub(super) const BASES_READING_MAX: usize = 64 << 20;
+/// … and by who adds, which takes memory for other things too.
+pub(super) const BASES_ADDING_MAX: usize = 32 << 20;
 
 /// The raw bytes of a frame, once somebody has decoded it; others wait meanwhile.
 pub(super) type BaseFrame = Mutex<Option<Arc<Vec<u8>>>>;
@@ -42,14 +44,14 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Over an index that knows just the packs of the store.
-    pub fn new(reader: PackReader, index: Index) -> Result<Self> {
+    /// Over an index that knows just the packs of the store; so many bytes of decoded bases are kept.
+    pub fn new(reader: PackReader, index: Index, bases_max: usize) -> Result<Self> {
         Ok(Self {
             reader,
             index: Mutex::new(index),
             packs: Mutex::new(Bounded::new(TRAILERS_MAX)),
             nodes: Mutex::new(NodeCache::new()?),
-            bases: Mutex::new(Bounded::new(BASES_MAX)),
+            bases: Mutex::new(Bounded::new(bases_max)),
         })
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use super::catalog::{Catalog, lock};
+use super::catalog::{BASES_ADDING_MAX, Catalog, lock};
 use super::frames::FrameReader;
 use super::index::Location;
 use super::packer::{Candidate, EncodedFrame, PackedBase, RawFrame};
@@ -24,8 +24,9 @@ const DEPTH_SURE: u8 = 8;
 const DEPTH_LIMIT: u8 = 15;
 /// Frames that a delta frame may name directly: restoring one file should not decode a hundred.
 const NAMED_MAX: usize = 16;
-/// Frames that have to be decoded for it, its bases' bases included.
-const NEEDED_MAX: usize = 128;
+/// Raw bytes of the frames that have to be decoded for it, its bases' bases included. Who reads it
+/// keeps as much at least: with less the same frames would be decoded over and over.
+const NEEDED_LEN_MAX: usize = BASES_ADDING_MAX;
 /// How much of a frame is tried.
 const SAMPLE_LEN: usize = 64 << 10;
 /// Against how much of its bases.
@@ -174,7 +175,7 @@ fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]
     let limit = depth_limit(chunks);
     let places = locate(catalog, candidates)?;
     let mut packs: HashMap<u32, Arc<OpenPack>> = HashMap::new();
-    let (mut named, mut needed) = (HashSet::new(), HashSet::new());
+    let (mut named, mut needed) = (HashSet::new(), Needed::default());
     let mut len = 0;
     for candidate in candidates {
         let Some(&Location { pack: number, slot }) = places.get(&candidate.id) else { continue };
@@ -192,7 +193,7 @@ fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]
         if depth > limit || (is_new && named.len() == NAMED_MAX) {
             continue;
         }
-        if is_new && !needs(catalog, &pack, frame, &mut needed)? {
+        if is_new && !needed.add(catalog, &pack, frame)? {
             break;
         }
         len += pack.slot(slot)?.len as usize;
@@ -229,35 +230,38 @@ fn locate(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkId
     Ok(ids.into_iter().zip(found).filter_map(|(id, place)| Some((id, place?))).collect())
 }
 
-/// Adds what has to be decoded for a frame; whether that is still not too much.
-fn needs(
-    catalog: &Catalog,
-    pack: &Arc<OpenPack>,
-    frame: u32,
-    needed: &mut HashSet<(PackId, u32)>,
-) -> Result<bool> {
-    let mut pending = vec![(Arc::clone(pack), frame)];
-    while let Some((pack, frame)) = pending.pop() {
-        if !needed.insert((pack.id, frame)) {
-            continue;
-        }
-        if needed.len() > NEEDED_MAX {
-            return Ok(false);
-        }
-        let mut last = None;
-        for base in &pack.frame(frame)?.bases {
-            if last == Some((base.pack, base.frame)) {
+/// The frames that have to be decoded for a delta frame.
+#[derive(Default)]
+struct Needed {
+    frames: HashSet<(PackId, u32)>,
+    /// Their raw bytes.
+    len: usize,
+}
+
+impl Needed {
+    /// Adds what has to be decoded for a base; whether all is still not too much.
+    fn add(&mut self, catalog: &Catalog, pack: &Arc<OpenPack>, frame: u32) -> Result<bool> {
+        let mut pending = vec![(Arc::clone(pack), frame)];
+        while let Some((pack, number)) = pending.pop() {
+            if !self.frames.insert((pack.id, number)) {
                 continue;
             }
-            last = Some((base.pack, base.frame));
-            let holder = match base.pack.checked_sub(1).and_then(|n| pack.trailer.packs.get(n as usize)) {
-                Some(id) => catalog.pack_named(id)?,
-                None => Arc::clone(&pack),
-            };
-            pending.push((holder, base.frame));
+            let frame = pack.frame(number)?;
+            self.len += frame.raw_len as usize;
+            if self.len > NEEDED_LEN_MAX {
+                return Ok(false);
+            }
+            for bases in frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame)) {
+                let base = &bases[0];
+                let holder = match base.pack.checked_sub(1).and_then(|n| pack.trailer.packs.get(n as usize)) {
+                    Some(id) => catalog.pack_named(id)?,
+                    None => Arc::clone(&pack),
+                };
+                pending.push((holder, base.frame));
+            }
         }
+        Ok(true)
     }
-    Ok(true)
 }
 
 #[cfg(test)]

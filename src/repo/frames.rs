@@ -40,35 +40,48 @@ impl<'c> FrameReader<'c> {
         self.catalog.reader().open_frame(pack, number, stored, &prefix, &mut self.decoder, scratch)
     }
 
-    /// What a frame is compressed against: its bases' chunks, one after the other.
+    /// What a frame is compressed against: its bases' chunks, one after the other. All
+    /// are decoded before any of it is put together: they may need others in turn, and held at
+    /// every step that could be anything.
     pub fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
         let frame = pack.frame(number)?;
-        let mut bases = Vec::with_capacity(frame.bases.len());
-        let mut last: Option<(&Base, Arc<Vec<u8>>)> = None;
-        let mut len = 0;
-        for base in &frame.bases {
-            let holder = self.holder(pack, base)?;
+        let frames = || frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame));
+        let len = self.prefix_len(pack, number)?;
+        for bases in frames() {
+            let holder = self.holder(pack, &bases[0])?;
             let holder = holder.as_deref().unwrap_or(pack);
-            let range = chunks(holder, base)
-                .filter(|range| len + range.len() <= PREFIX_MAX)
-                .ok_or_else(|| damaged_frame(pack, number, "its bases are not where it says"))?;
-            len += range.len();
-            let raw = match last.take() {
-                Some((before, raw)) if (before.pack, before.frame) == (base.pack, base.frame) => raw,
-                // Depths go down, so that this ends, and no two threads wait for each other.
-                _ if holder.frame(base.frame)?.depth < frame.depth => self.base(holder, base.frame)?,
-                _ => return Err(damaged_frame(pack, number, "its bases are as deep as itself")),
-            };
-            bases.push((Arc::clone(&raw), range));
-            last = Some((base, raw));
+            // Depths go down, so that this ends, and no two threads wait for each other.
+            if holder.frame(bases[0].frame)?.depth >= frame.depth {
+                return Err(damaged_frame(pack, number, "its bases are as deep as itself"));
+            }
+            self.base(holder, bases[0].frame)?;
         }
         let mut prefix = Vec::with_capacity(len);
-        for (raw, range) in bases {
-            let bytes = raw.get(range);
-            let bytes = bytes.ok_or_else(|| damaged_frame(pack, number, "a base is shorter than it says"))?;
-            prefix.extend_from_slice(bytes);
+        for bases in frames() {
+            let holder = self.holder(pack, &bases[0])?;
+            let holder = holder.as_deref().unwrap_or(pack);
+            let raw = self.base(holder, bases[0].frame)?;
+            for base in bases {
+                let bytes = chunks(holder, base).and_then(|range| raw.get(range));
+                let bytes =
+                    bytes.ok_or_else(|| damaged_frame(pack, number, "a base is shorter than it says"))?;
+                prefix.extend_from_slice(bytes);
+            }
         }
         Ok(prefix)
+    }
+
+    /// How long it will be, before anything is decoded for it.
+    fn prefix_len(&self, pack: &OpenPack, number: u32) -> Result<usize> {
+        let mut len = 0;
+        for base in &pack.frame(number)?.bases {
+            let holder = self.holder(pack, base)?;
+            len += chunks(holder.as_deref().unwrap_or(pack), base)
+                .filter(|range| len + range.len() <= PREFIX_MAX)
+                .ok_or_else(|| damaged_frame(pack, number, "its bases are not where it says"))?
+                .len();
+        }
+        Ok(len)
     }
 
     /// The pack that a base lies in, if it is another one.

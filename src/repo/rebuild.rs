@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::catalog::Catalog;
+use super::catalog::{BASES_ADDING_MAX, BASES_READING_MAX, Catalog};
 use super::index::{BATCH_CHUNKS, Index, NewPack, Opened, is_corrupt};
 use super::reader::{OpenPack, PackReader};
 use super::{Intent, Repo, layout};
@@ -40,7 +40,11 @@ impl Repo {
         // Who only reads has nothing to lose by trying.
         index.set_last_resort(self.intent == Intent::Read);
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
-        Catalog::new(reader, index)
+        let bases_max = match self.intent {
+            Intent::Read => BASES_READING_MAX,
+            Intent::Add | Intent::Change => BASES_ADDING_MAX,
+        };
+        Catalog::new(reader, index, bases_max)
     }
 
     /// The index as it is, before anything brings it up to date.

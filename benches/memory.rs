@@ -3,13 +3,14 @@
 //!
 //! `VARV_BENCH_MILLIONS` is the number of made-up chunks in the index (default 1), `VARV_BENCH_EXTENTS` that of the
 //! volume's extents in millions (default 10; 1074 are 16 TiB in chunks of 16 KiB), and
-//! `VARV_BENCH_SOURCE` what is backed up and restored for real.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+//! `VARV_BENCH_SOURCES=PATH,PATH` what is backed up for real, as the nights of one source; the last
+//! one is restored.
+#![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 mod house;
 
 use std::fs;
-use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use house::{House, STOP};
@@ -35,17 +36,55 @@ const WINDOW: usize = 64 << 10;
 const REPEAT: u64 = MILLION;
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    match &words[..] {
+        [] => all_steps(),
+        [house, step, rest @ ..] => one_step(&House::at(house.as_ref()), step, rest),
+        _ => panic!("a step needs a house"),
+    }
+}
+
+/// Each in a process of its own, as commands are.
+fn all_steps() {
     let house = House::new(Sizes::default());
-    let chunks = number("VARV_BENCH_MILLIONS", 1) * MILLION;
-    let extents = number("VARV_BENCH_EXTENTS", 10) * MILLION;
-    measured("index of made-up chunks, in packs that are holes", || crowd(&house, chunks));
-    let source = std::env::var_os("VARV_BENCH_SOURCE").map(PathBuf::from);
-    let source = source.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into());
-    measured("a backup into it", || _ = house.backup(&source));
-    measured("the same again, all read", || _ = house.backup(&source));
-    measured("a restore", || house.restore(&source));
-    let map = measured("map of a volume of made-up chunks, as a backup builds it", || build(&house, extents));
-    measured("plan of its restore: map walked, chunks looked up by windows", || plan(&house, &map));
+    let run = |step: &str, word: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        assert!(command.arg(house.path()).args([step, word]).status().unwrap().success());
+    };
+    run("crowd", &(number("VARV_BENCH_MILLIONS", 1) * MILLION).to_string());
+    let sources = std::env::var("VARV_BENCH_SOURCES");
+    let sources = sources.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/src").into());
+    for source in sources.split(',') {
+        run("backup", source);
+    }
+    let last = sources.rsplit(',').next().unwrap();
+    run("backup", last);
+    run("restore", last);
+    run("volume", &(number("VARV_BENCH_EXTENTS", 10) * MILLION).to_string());
+}
+
+fn one_step(house: &House, step: &str, words: &[String]) {
+    let word = &words[0];
+    match step {
+        "crowd" => measured("index of made-up chunks, in packs that are holes", || {
+            crowd(house, word.parse().unwrap());
+        }),
+        "backup" => measured(&format!("backup of {word}, all read"), || {
+            house.backup(&house.becomes(word.as_ref()));
+        }),
+        "restore" => {
+            measured("restore of it", || house.restore(&house.becomes(word.as_ref())));
+            house.tidy();
+        }
+        "volume" => {
+            let extents = word.parse().unwrap();
+            let map = measured("map of a volume of made-up chunks, as a backup builds it", || {
+                build(house, extents)
+            });
+            measured("plan of its restore: map walked, chunks looked up by windows", || plan(house, &map));
+        }
+        _ => panic!("no such step"),
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {

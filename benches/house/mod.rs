@@ -1,6 +1,7 @@
 //! A repository to measure, through the library: options that the command line does not have.
 #![allow(dead_code, clippy::unwrap_used)] // no bench uses all of it
 
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +21,18 @@ use varv::store::LocalStore;
 /// Nothing stops a bench.
 pub static STOP: Stop = Stop::new();
 
-/// A folder that holds a repository without encryption, gone in the end.
+/// A folder that holds a repository without encryption.
 pub struct House {
-    home: TempDir,
+    path: PathBuf,
+    /// The folder, gone in the end; `None` if another process has it.
+    _home: Option<TempDir>,
 }
 
 impl House {
     /// In the folder for temporary files, which wants to be on the disk that is to be measured.
     pub fn new(sizes: Sizes) -> Self {
-        let house = Self { home: tempfile::tempdir().unwrap() };
+        let home = tempfile::tempdir().unwrap();
+        let house = Self { path: home.path().into(), _home: Some(home) };
         let options = CreateOptions {
             secret: None,
             slot: "open".into(),
@@ -40,8 +44,18 @@ impl House {
         house
     }
 
+    /// The one that another process made.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.into(), _home: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn root(&self) -> PathBuf {
-        self.home.path().join("repository")
+        self.path.join("repository")
     }
 
     /// For a command of this intent.
@@ -55,6 +69,14 @@ impl House {
             stop: &STOP,
         };
         Repo::open_on(Arc::new(LocalStore::open(self.root()).unwrap()), &self.root(), &options).unwrap()
+    }
+
+    /// One path that stands for this source from now on, so that sources become nights of it.
+    pub fn becomes(&self, source: &Path) -> PathBuf {
+        let path = self.path.join("source");
+        let _ = std::fs::remove_file(&path);
+        symlink(source, &path).unwrap();
+        path
     }
 
     /// Backs up one path, all of which is read.
@@ -83,7 +105,7 @@ impl House {
 
     /// Restores a path to a new one in this folder, which is removed again.
     pub fn restore(&self, source: &Path) {
-        let target = self.home.path().join("restored");
+        let target = self.path.join("restored");
         let repo = self.open(Intent::Read);
         let catalog = repo.catalog(&Silent, &STOP).unwrap();
         let path = std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str());
@@ -95,7 +117,7 @@ impl House {
 
     /// Removes what [`House::restore`] made.
     pub fn tidy(&self) {
-        let target = self.home.path().join("restored");
+        let target = self.path.join("restored");
         match target.is_dir() {
             true => std::fs::remove_dir_all(target).unwrap(),
             false => std::fs::remove_file(target).unwrap(),

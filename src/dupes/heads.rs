@@ -26,7 +26,7 @@ pub const END_LEN: u64 = 16 << 10;
 /// Threads that read.
 const READERS: usize = 8;
 /// Names that are read for at once, as records in memory.
-const BATCH_LEN: usize = 16 << 20;
+const BATCH_LEN: usize = 8 << 20;
 /// Files that a thread takes at once: neighbours on the disk stay with one thread.
 const TAKE: usize = 16;
 

@@ -33,9 +33,9 @@ struct Head {
 pub fn write(report: &Report, told: &Told, out: &mut Out) -> Result<()> {
     let (before, after) = PAGE.split_once(MARK).unwrap_or((PAGE, ""));
     out.bytes(before.as_bytes());
-    let root = |root: &Root| {
-        let shown = if root.origin.is_some() { &root.shown } else { &root.path };
-        escape(shown.as_os_str().as_encoded_bytes())
+    let root = |root: &Root| match &root.origin {
+        None => escape(root.path.as_os_str().as_encoded_bytes()),
+        Some(origin) => format!("snapshot {} of {}/{}", origin.id.short(), origin.host, origin.label),
     };
     let head = Head {
         roots: report.roots.iter().map(root).collect(),

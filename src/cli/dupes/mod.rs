@@ -25,7 +25,7 @@ use crate::text::parse_size;
 enum Format {
     /// Groups for people, those that waste most first, and totals
     Text,
-    /// A path a line, an empty line between groups
+    /// A path a line, an empty line behind each group
     Fdupes,
     /// One JSON value, which --apply takes
     Json,

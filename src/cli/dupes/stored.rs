@@ -12,15 +12,14 @@ use crate::cli::error::Exit;
 use crate::cli::global::Global;
 use crate::cli::select::SnapshotChoice;
 use crate::cli::signals::STOP;
-use crate::cli::{Outcome, clock, output};
+use crate::cli::{Outcome, output};
 use crate::dupes::stored::{self, Options, Place};
 use crate::error::{Error, Result};
-use crate::history::resolve::{find_path, whole_paths};
+use crate::history::resolve::{find_path, one_of_each_series, whole_paths};
 use crate::repo::Intent;
 use crate::repo::catalog::Catalog;
 use crate::repo::snapshots::{Listed, Snapshots as Found};
 use crate::text::escape;
-use crate::time::When;
 
 /// Which snapshots are looked into: of each host and label the newest, if nothing else is said.
 #[derive(Debug, Args)]
@@ -28,11 +27,8 @@ use crate::time::When;
 pub struct Snapshots {
     #[command(flatten)]
     choice: SnapshotChoice,
-    /// Of each host and label the newest snapshot not after T; 2B is two snapshots ago
-    #[arg(long, value_name = "T", conflicts_with_all = ["snapshot", "all"], value_parser = when)]
-    at: Option<When>,
     /// All snapshots, and so versions of files
-    #[arg(long, conflicts_with = "snapshot")]
+    #[arg(long, conflicts_with_all = ["snapshot", "at"])]
     all: bool,
     /// Files are partly equal from so many percent of the shorter one on
     #[arg(long, value_name = "PCT", value_parser = clap::value_parser!(u64).range(1..=100))]
@@ -45,10 +41,6 @@ pub struct Snapshots {
 /// Of the shorter file's bytes.
 const SHARE_MIN: u64 = 50;
 
-fn when(text: &str) -> Result<When, String> {
-    When::parse(text, &clock::now())
-}
-
 impl Snapshots {
     /// An option that was given and means nothing without a repository.
     pub fn given(&self) -> Option<&'static str> {
@@ -58,7 +50,7 @@ impl Snapshots {
             (filters.label.is_some(), "--label"),
             (filters.host.is_some(), "--host"),
             (filters.tag.is_some(), "--tag"),
-            (self.at.is_some(), "--at"),
+            (self.choice.at.is_some(), "--at"),
             (self.all, "--all"),
             (self.share.is_some(), "--share"),
             (self.no_partly, "--no-partly"),
@@ -68,26 +60,14 @@ impl Snapshots {
 
     /// The snapshots in the order of their series and time; `all` of them if nothing is said.
     pub fn choose<'s>(&self, found: &'s Found, all: bool) -> Result<Vec<&'s Listed>> {
-        let mut chosen = self.choice.selection().choose(found)?;
+        let selection = self.choice.selection();
+        let mut chosen = selection.choose(found)?;
+        if !(self.all || all && selection.at.is_none() || selection.snapshot.is_some()) {
+            chosen = one_of_each_series(&chosen, selection.at.as_ref())?;
+        }
         let series = |listed: &Listed| (listed.snapshot.host.clone(), listed.snapshot.label.clone());
         chosen.sort_by_key(|listed| series(listed));
-        if all && self.at.is_none() || self.all || self.choice.snapshot.is_some() {
-            return Ok(chosen);
-        }
-        Ok(chosen.chunk_by(|a, b| series(a) == series(b)).filter_map(|of| self.one(of)).collect())
-    }
-
-    /// Of one series, which is not empty and in the order of time.
-    fn one<'s>(&self, series: &[&'s Listed]) -> Option<&'s Listed> {
-        let number = match &self.at {
-            None => series.len().checked_sub(1)?,
-            Some(When::Backups(back)) => series.len().checked_sub(back + 1)?,
-            Some(When::Moment(moment)) => {
-                let until = moment.timestamp();
-                series.partition_point(|listed| listed.snapshot.time <= until).saturating_sub(1)
-            }
-        };
-        series.get(number).copied()
+        Ok(chosen)
     }
 }
 

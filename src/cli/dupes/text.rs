@@ -215,14 +215,13 @@ pub fn stored_policy(options: &stored::Options) -> String {
     )
 }
 
-/// A path a line, an empty line between groups; paths as they are, whatever bytes they have.
+/// A path a line, an empty line behind each group as fdupes has it; paths as they are, whatever bytes they have.
 pub fn fdupes(report: &Report, out: &mut Out) -> Result<()> {
-    report.found.tell(&mut Fdupes { roots: &report.roots, is_first: true, out })
+    report.found.tell(&mut Fdupes { roots: &report.roots, out })
 }
 
 struct Fdupes<'a> {
     roots: &'a [Root],
-    is_first: bool,
     out: &'a mut Out,
 }
 
@@ -235,9 +234,6 @@ impl Fdupes<'_> {
 
 impl Sink for Fdupes<'_> {
     fn group(&mut self, _: &Group) -> Result<()> {
-        if !std::mem::replace(&mut self.is_first, false) {
-            self.out.bytes(b"\n");
-        }
         Ok(())
     }
 
@@ -249,6 +245,7 @@ impl Sink for Fdupes<'_> {
     }
 
     fn end(&mut self) -> Result<()> {
+        self.out.bytes(b"\n");
         Ok(())
     }
 

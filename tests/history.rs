@@ -375,4 +375,12 @@ fn differences_are_those_of_a_naive_comparison() {
         }
     }
     assert!(checked > 1000, "{checked}");
+    // Nothing else is in the repository: what a version of all of it stored anew is what its backup did.
+    let versions = nights.varv.json(args!["history", source]);
+    let anew = |rows: &Value, of: &dyn Fn(&Value) -> u64| {
+        rows.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let counted = anew(&versions["versions"], &|row| row["bytes_new"].as_u64().unwrap());
+    let stored = nights.varv.json(args!["snapshots"]);
+    assert_eq!(counted, anew(&stored, &|row| row["stats"]["bytes_new"].as_u64().unwrap()));
 }

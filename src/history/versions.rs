@@ -1,9 +1,9 @@
 //! Every version of a path through the snapshots of one host and label.
 //!
 //! Each snapshot costs a descent to the path, less where its tree is the one before's. What a
-//! version stored anew is found by walking only nodes that no earlier version had.
+//! version stored anew is in what differs from the version before.
 
-use super::diff::{Aspects, compare};
+use super::diff::{Aspects, Change, Side, compare, diff};
 use super::resolve::{Series, find_path};
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
@@ -11,7 +11,10 @@ use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
 use crate::repo::marks::Marks;
 use crate::repo::snapshots::Listed;
-use crate::repo::walk::{Found, Visitor, walk_entry};
+use crate::repo::walk::{Found, Visitor, walk_entries};
+
+/// Files that differ whose chunks are looked up at once.
+const CHANGED_MAX: usize = 4096;
 
 /// What a version differs in from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,8 @@ fn step<'s>(
         return Ok(None);
     }
     let entry = find_path(catalog, &listed.snapshot, path)?;
-    let happened = match (before.and_then(|before| before.entry.as_ref()), &entry) {
+    let before = before.and_then(|before| before.entry.as_ref());
+    let happened = match (before, &entry) {
         (None, None) => return Ok(None),
         (None, Some(_)) => Happened::Created,
         (Some(_), None) => Happened::Deleted,
@@ -96,7 +100,7 @@ fn step<'s>(
             _ => return Ok(None),
         },
     };
-    let bytes_new = entry.as_ref().map_or(Ok(Some(0)), |entry| anew.count(catalog, entry, stop))?;
+    let bytes_new = entry.as_ref().map_or(Ok(Some(0)), |entry| anew.count(catalog, before, entry, stop))?;
     Ok(Some(Version { first: listed, last: listed, snapshots: 1, happened, entry, bytes_new }))
 }
 
@@ -105,16 +109,55 @@ fn step<'s>(
 struct Anew {
     seen: Marks,
     bytes: u64,
+    /// Whether all of the version before was seen.
+    has_before: bool,
 }
 
 impl Anew {
-    fn count(&mut self, catalog: &Catalog, entry: &Entry, stop: &Stop) -> Result<Option<u64>> {
+    fn count(
+        &mut self,
+        catalog: &Catalog,
+        before: Option<&Entry>,
+        entry: &Entry,
+        stop: &Stop,
+    ) -> Result<Option<u64>> {
         self.bytes = 0;
-        match walk_entry(catalog, entry, self, stop) {
+        let counted = match before.filter(|_| self.has_before) {
+            Some(before) => self.differing(catalog, before, entry, stop),
+            None => walk_entries(catalog, std::slice::from_ref(entry), self, stop),
+        };
+        // What is damaged may be needed by the version before alone.
+        let counted = match counted {
+            Err(error) if error.is_damage() => walk_entries(catalog, std::slice::from_ref(entry), self, stop),
+            other => other,
+        };
+        self.has_before = counted.is_ok();
+        match counted {
             Ok(()) => Ok(Some(self.bytes)),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn differing(&mut self, catalog: &Catalog, before: &Entry, entry: &Entry, stop: &Stop) -> Result<()> {
+        let [before, after] = [before, entry].map(|entry| Side::Entry(entry.clone()));
+        let mut changed = Vec::new();
+        diff(catalog, b"", before, after, stop, &mut |_, change| {
+            changed.extend(match change {
+                Change::New(entry) => Some(entry),
+                Change::Changed { after, .. } => Some(*after),
+                Change::Deleted(_) => None,
+            });
+            // What is in directories comes by itself.
+            if changed.last().is_some_and(|entry| entry.map().is_none()) {
+                changed.pop();
+            }
+            match changed.len() >= CHANGED_MAX {
+                true => walk_entries(catalog, &std::mem::take(&mut changed), self, stop),
+                false => Ok(()),
+            }
+        })?;
+        walk_entries(catalog, &changed, self, stop)
     }
 }
 

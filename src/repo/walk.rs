@@ -45,10 +45,15 @@ pub fn walk(catalog: &Catalog, listed: &Listed, visitor: &mut dyn Visitor, stop:
     walk.run()
 }
 
-/// Walks one entry of a snapshot and all that is below it.
-pub fn walk_entry(catalog: &Catalog, entry: &Entry, visitor: &mut dyn Visitor, stop: &Stop) -> Result<()> {
+/// Walks entries of a snapshot and all that is below them.
+pub fn walk_entries(
+    catalog: &Catalog,
+    entries: &[Entry],
+    visitor: &mut dyn Visitor,
+    stop: &Stop,
+) -> Result<()> {
     let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
-    walk.entry(entry)?;
+    entries.iter().try_for_each(|entry| walk.entry(entry))?;
     walk.run()
 }
 

@@ -102,29 +102,93 @@ pub fn execute(
     stop: &Stop,
 ) -> Result<(Plan, Pruned)> {
     repo.change_lock(Intent::Change, lock_wait, command, stop)?;
-    let mut done = Pruned { unfinished_removed: repo.store().sweep()?, ..Pruned::default() };
-    let (catalog, has_index) = open(repo, observer, stop)?;
-    let Planned { plan, needs } = renewed(repo, &catalog, planned, options, observer, stop)?;
-    repo.still_locked()?;
-    done.snapshots_removed = repo.drop_forgotten()?;
-    remove_idle_protections(repo)?;
-    let mut remover = Remover { repo, catalog: &catalog, has_index, observer };
-    remover.remove(&plan.unused.iter().map(|pack| (pack.id, pack.len)).collect::<Vec<_>>())?;
-    done.packs_removed = plan.unused.len() as u64;
-    done.bytes_removed = plan.bytes_unused();
-    match remover.has_index {
-        true => repack(&mut remover, &needs, &plan, options, &mut done, stop)?,
-        false if plan.repack.is_empty() => {}
-        false => observer.event(Event::Notice(
-            "the disk was full: run varv prune again to write packs anew that are needed in part".into(),
-        )),
+    let unfinished_removed = repo.store().sweep()?;
+    let run = Run { repo, options, observer, stop };
+    let mut first = run.pass(Some(planned))?;
+    first.done.unfinished_removed = unfinished_removed;
+    if first.is_complete {
+        return Ok((first.plan, first.done));
     }
-    done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
-    if remover.has_index {
-        catalog.tidy()?;
-        catalog.close()?;
+    // What the first pass gave back may be room enough for an index on disk, and for new packs.
+    let again = "the disk is full: free some space and run varv prune again to write packs anew that are needed in part";
+    match run.pass(None) {
+        Ok(second) => {
+            if !second.is_complete {
+                observer.event(Event::Notice(again.into()));
+            }
+            Ok((first.plan, first.done.and(second.done)))
+        }
+        Err(e) if e.is_out_of_space() && first.done.packs_removed > 0 => {
+            observer.event(Event::Notice(format!("{e}: {again}")));
+            Ok((first.plan, first.done))
+        }
+        Err(e) => Err(e),
     }
-    Ok((plan, done))
+}
+
+/// How to prune.
+struct Run<'a> {
+    repo: &'a Repo,
+    options: &'a PruneOptions,
+    observer: &'a dyn Observer,
+    stop: &'a Stop,
+}
+
+/// What a pass did.
+struct Pass {
+    plan: Plan,
+    done: Pruned,
+    /// Whether packs were written anew as planned: that needs an index on disk.
+    is_complete: bool,
+}
+
+impl Run<'_> {
+    fn pass(&self, planned: Option<Planned>) -> Result<Pass> {
+        let Self { repo, options, observer, stop } = *self;
+        let (catalog, has_index) = open(repo, observer, stop)?;
+        let Planned { plan, needs } = match planned {
+            Some(planned) => renewed(repo, &catalog, planned, options, observer, stop)?,
+            None => {
+                let needs = Needs::of(&catalog, &readable(repo)?, observer, stop)?;
+                Planned { plan: plan_of(&needs, &catalog, options, observer, stop)?, needs }
+            }
+        };
+        repo.still_locked()?;
+        let mut done = Pruned { snapshots_removed: repo.drop_forgotten()?, ..Pruned::default() };
+        remove_idle_protections(repo)?;
+        let mut remover = Remover { repo, catalog: &catalog, has_index, observer };
+        remover.remove(&plan.unused.iter().map(|pack| (pack.id, pack.len)).collect::<Vec<_>>())?;
+        done.packs_removed = plan.unused.len() as u64;
+        done.bytes_removed = plan.bytes_unused();
+        if remover.has_index {
+            repack(&mut remover, &needs, &plan, options, &mut done, stop)?;
+        }
+        done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
+        let is_complete = remover.has_index || plan.repack.is_empty();
+        if remover.has_index {
+            catalog.tidy()?;
+            catalog.close()?;
+        }
+        Ok(Pass { plan, done, is_complete })
+    }
+}
+
+impl Pruned {
+    /// Both.
+    fn and(self, other: Self) -> Self {
+        Self {
+            unfinished_removed: self.unfinished_removed + other.unfinished_removed,
+            snapshots_removed: self.snapshots_removed + other.snapshots_removed,
+            packs_removed: self.packs_removed + other.packs_removed,
+            bytes_removed: self.bytes_removed + other.bytes_removed,
+            packs_repacked: self.packs_repacked + other.packs_repacked,
+            bytes_repacked: self.bytes_repacked + other.bytes_repacked,
+            packs_written: self.packs_written + other.packs_written,
+            bytes_written: self.bytes_written + other.bytes_written,
+            packs_damaged: self.packs_damaged + other.packs_damaged,
+            bytes_freed: self.bytes_freed + other.bytes_freed,
+        }
+    }
 }
 
 fn plan_of(

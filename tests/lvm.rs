@@ -601,3 +601,29 @@ fn what_is_frozen_is_let_go_whatever_happens() {
     let done = varv.ok(words);
     assert!(!done.stderr.contains("WARNING"), "{}", done.stderr);
 }
+
+#[test]
+fn a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing() {
+    if !in_lab("a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing", &["1G"]) {
+        return;
+    }
+    pool("400M");
+    sh("lvcreate -q -y -n thin -V 512M --thinpool pool vg");
+    sh("head -c 10M /dev/urandom | dd of=/dev/vg/thin bs=1M seek=100 conv=fsync status=none");
+    sh("head -c 5M /dev/zero | dd of=/dev/vg/thin bs=1M seek=200 conv=fsync status=none");
+    let varv = Varv::without_repository();
+    let report = || varv.json(args!["sparse", "report", "/dev/vg/thin"])[0].clone();
+    const MIB: u64 = 1 << 20;
+    let before = report();
+    assert_eq!(
+        (&before["bytes_logical"], &before["bytes_optimum"]),
+        (&(512 * MIB).into(), &(10 * MIB).into())
+    );
+    assert_eq!(before["bytes_physical"], 15 * MIB);
+    let from = varv.path("from");
+    sh(&format!("head -c 3M /dev/urandom > {0}; truncate -s 64M {0}", from.display()));
+    varv.ok(args!["sync", "--verify", &from, "/dev/vg/thin"]);
+    assert_eq!(report()["bytes_physical"], 18 * MIB);
+    varv.ok(args!["copy", "--in-place", "--verify", &from, "/dev/vg/thin"]);
+    assert_eq!(report()["bytes_physical"], 18 * MIB);
+}

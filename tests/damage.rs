@@ -175,12 +175,18 @@ fn what_a_check_found_the_next_backup_heals() {
                 assert_eq!(healed["bytes_read"], 300_000, "only what is hurt is read: {healed}");
             }
             let (code, report) = check(&varv, args!["--read-data"]);
-            // What a directory was like, no source has any more.
-            assert_eq!(code, Some(if is_data { 0 } else { 4 }), "{kind} {number}: {report}");
             let lost = report["damaged"].to_string();
-            assert!(is_data || lost.contains(&format!("all of it in {}", &first[..8])), "{lost}");
+            match code {
+                // A byte of a metadata pack may be one of a map, which can be made again.
+                Some(0) => assert!(is_data || kind == "one byte changed", "{kind} {number}: {report}"),
+                // What a directory was like, no source has any more.
+                Some(4) if !is_data => {
+                    assert!(lost.contains(&format!("all of it in {}", &first[..8])), "{lost}")
+                }
+                other => panic!("{kind} {number}: {other:?} {report}"),
+            }
             for (name, words) in [("new", args![&source]), ("old", args!["--snapshot", &first, &source])] {
-                if name == "old" && !is_data {
+                if name == "old" && code != Some(0) {
                     continue;
                 }
                 let target = varv.path(name);

@@ -514,7 +514,7 @@ mod tests {
             target.read_at(0, &mut back).unwrap();
             assert!(back == expected, "sectors of {sector}, method {method}");
             assert_eq!(target.finish().unwrap().zeroed, RANGES.iter().map(|r| r.1 as u64).sum::<u64>());
-            assert!(device.image() == expected, "sectors of {sector}, method {method}, image");
+            assert!(device.content() == expected, "sectors of {sector}, method {method}, image");
         }
     }
 
@@ -544,7 +544,7 @@ mod tests {
             }
         });
         target.finish().unwrap();
-        assert!(device.image() == expected);
+        assert!(device.content() == expected);
     }
 
     #[test]
@@ -562,7 +562,7 @@ mod tests {
         expected[10..30].fill(0);
         let counts = target.finish().unwrap();
         assert_eq!((counts.written, counts.zeroed), (1001, 20));
-        assert!(device.image() == expected);
+        assert!(device.content() == expected);
     }
 
     #[test]
@@ -577,11 +577,11 @@ mod tests {
         target.write_at(700_000, b"a").unwrap();
         expected[700_000] = b'a';
         fsync(&target.fd).unwrap();
-        assert!(device.image() == expected);
+        assert!(device.content() == expected);
         target.wipe_rest().unwrap();
         expected[700_001..].fill(0);
         target.finish().unwrap();
-        assert!(device.image() == expected);
+        assert!(device.content() == expected);
     }
 
     #[test]
@@ -642,7 +642,7 @@ mod tests {
             assert_eq!((target.block, target.device_len()), (sector as u64, 8 * MIB as u64));
             target.zero_at(0, 8 * MIB as u64, Empty::Hole).unwrap();
             target.finish().unwrap();
-            let (kept, zeroed) = (&device.image()[..MIB], &device.image()[MIB..]);
+            let (kept, zeroed) = (&device.content()[..MIB], &device.content()[MIB..]);
             assert!(*kept == with_partition_table(9 * MIB, sector)[..MIB] && is_zero(zeroed));
         }
     }

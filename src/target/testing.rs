@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use rustix::process::{Gid, Uid};
@@ -13,94 +12,12 @@ use super::TargetDir;
 use crate::format::map::Map;
 use crate::format::tree::{Entry, Owner, Payload, Time};
 
-/// The user that has no rights.
-pub const NOBODY: u32 = 65534;
+/// The same as the tests of the whole program have, so that there is one of each.
+#[path = "../../tests/support/system.rs"]
+#[allow(dead_code, clippy::print_stderr)]
+mod system;
 
-#[allow(clippy::print_stderr)]
-pub fn skip<T>(why: &str) -> Option<T> {
-    eprintln!("skipped: {why}");
-    None
-}
-
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-pub fn root_or_skip() -> Option<()> {
-    if is_root() { Some(()) } else { skip("needs root") }
-}
-
-/// Runs a program; false if it is missing or fails.
-pub fn run(program: &str, args: &[&str]) -> bool {
-    Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-}
-
-/// A loop device over an image in a folder of its own.
-pub struct Loop {
-    pub path: PathBuf,
-    image: PathBuf,
-    _dir: TempDir,
-}
-
-impl Loop {
-    /// `None` where there are none, which is said.
-    pub fn new(image: &[u8], sector: u32) -> Option<Self> {
-        root_or_skip()?;
-        let dir = tempfile::tempdir().unwrap();
-        let image_path = dir.path().join("image");
-        fs::write(&image_path, image).unwrap();
-        let output = Command::new("losetup")
-            .args(["--partscan", "--find", "--show", "--sector-size", &sector.to_string()])
-            .arg(&image_path)
-            .output();
-        match output {
-            Ok(output) if output.status.success() => {
-                let path = String::from_utf8(output.stdout).unwrap().trim().into();
-                Some(Self { path, image: image_path, _dir: dir })
-            }
-            _ => skip("no loop devices"),
-        }
-    }
-
-    pub fn image_path(&self) -> &Path {
-        &self.image
-    }
-
-    pub fn image(&self) -> Vec<u8> {
-        fs::read(&self.image).unwrap()
-    }
-
-    /// The device node of a partition.
-    pub fn partition(&self, number: u32) -> PathBuf {
-        format!("{}p{number}", self.path.display()).into()
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        run("losetup", &["--detach", self.path.to_str().unwrap()]);
-    }
-}
-
-/// Something mounted, until it is dropped.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    pub fn new(args: &[&str], point: &Path) -> Option<Self> {
-        let point_arg = point.to_str().unwrap();
-        if run("mount", &[args, &[point_arg]].concat()) {
-            Some(Self(point.to_path_buf()))
-        } else {
-            skip("cannot mount")
-        }
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        run("umount", &[self.0.to_str().unwrap()]);
-    }
-}
+pub use system::{Loop, Mount, NOBODY, root_or_skip, run, skip};
 
 pub fn entry(name: &str, payload: Payload) -> Entry {
     Entry {

@@ -36,14 +36,14 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// `None` where there are none, which is said.
+    /// `None` where there are none, which is said. Its partitions are devices too.
     pub fn new(image: &[u8], sector: u32) -> Option<Self> {
         root_or_skip()?;
         let dir = tempfile::tempdir().unwrap();
         let image_path = dir.path().join("image");
         fs::write(&image_path, image).unwrap();
         let output = Command::new("losetup")
-            .args(["--find", "--show", "--sector-size", &sector.to_string()])
+            .args(["--partscan", "--find", "--show", "--sector-size", &sector.to_string()])
             .arg(&image_path)
             .output();
         match output {
@@ -58,6 +58,16 @@ impl Loop {
     /// What is on the device.
     pub fn content(&self) -> Vec<u8> {
         fs::read(&self.image).unwrap()
+    }
+
+    /// The file that it is over.
+    pub fn image_path(&self) -> &Path {
+        &self.image
+    }
+
+    /// The device node of a partition.
+    pub fn partition(&self, number: u32) -> PathBuf {
+        format!("{}p{number}", self.path.display()).into()
     }
 }
 

@@ -627,3 +627,32 @@ fn a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing() {
     varv.ok(args!["copy", "--in-place", "--verify", &from, "/dev/vg/thin"]);
     assert_eq!(report()["bytes_physical"], 18 * MIB);
 }
+
+#[test]
+fn a_profile_backs_up_volumes_and_files() {
+    if !in_lab("a_profile_backs_up_volumes_and_files", &["300M"]) {
+        return;
+    }
+    group();
+    sh("lvcreate -q -y -n a -L 40M vg; lvcreate -q -y -n b -L 40M vg; lvchange -q --addtag nightly vg/b");
+    let varv = Varv::new();
+    let config = varv.path("varv.toml");
+    let also = varv.dir("also");
+    std::fs::write(
+        &config,
+        format!(
+            "[profiles.volumes]\nsources = [{also:?}]\n\
+            lvm = {{ volumes = [\"@nightly\"], full-every = \"30D\", spot-check = 1, snapshot-size = \"20%\" }}\n"
+        ),
+    )
+    .unwrap();
+    support::chmod(&config, 0o600);
+    for method in ["full", "cow"] {
+        let done = varv.json(args!["--config", &config, "run", "volumes"]);
+        let night = &done["steps"][0]["result"];
+        assert_eq!((&done["steps"][0]["step"], how(night).0), (&"lvm backup".into(), method), "{done}");
+        assert_eq!(night["kept"], serde_json::json!(["vg/b"]));
+    }
+    let roots = varv.snapshots().pop().unwrap()["paths"].clone();
+    assert_eq!(roots, serde_json::json!([also.to_str().unwrap(), "vg/b"]));
+}

@@ -69,6 +69,8 @@ pub struct Profile {
     pub read_errors: Option<String>,
     pub force_read: bool,
     pub metrics: Option<Absolute>,
+    /// Logical volumes, backed up together with the sources.
+    pub lvm: Option<Lvm>,
     pub lock_wait: Option<String>,
     /// Commands for a shell, one after the other.
     pub before: Vec<String>,
@@ -78,6 +80,19 @@ pub struct Profile {
     pub retention: Option<Policy>,
     pub prune: Option<Prune>,
     pub check: Option<Check>,
+}
+
+/// Options of `lvm backup`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Lvm {
+    pub volumes: Vec<String>,
+    pub snapshot_size: Option<Value>,
+    pub no_keep: bool,
+    pub pool_limit: Option<Value>,
+    pub spot_check: Option<Value>,
+    pub full_every: Option<String>,
+    pub freeze: bool,
 }
 
 /// Options of `prune`.

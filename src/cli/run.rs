@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, FromArgMatches};
 use serde::Serialize;
 
-use super::config::{Absolute, Check, Config, Profile, Prune, Repository, Value};
+use super::config::{Absolute, Check, Config, Lvm, Profile, Prune, Repository, Value};
 use super::error::Exit;
 use super::global::{Global, duration};
 use super::secret::SecretOptions;
@@ -130,7 +130,7 @@ impl Plan {
             steps.push(Step { name, command, needs_backup });
             Ok(())
         };
-        if !profile.sources.is_empty() {
+        if !profile.sources.is_empty() || profile.lvm.is_some() {
             add(backup(profile).switch("--dry-run", dry_run), false)?;
         }
         if profile.retention.is_some() {
@@ -179,7 +179,7 @@ struct Words {
 
 impl Words {
     fn new(name: &'static str) -> Self {
-        Self { name, words: vec!["varv".into(), name.into()] }
+        Self { name, words: ["varv"].into_iter().chain(name.split(' ')).map(OsString::from).collect() }
     }
 
     fn switch(mut self, option: &str, on: bool) -> Self {
@@ -193,6 +193,11 @@ impl Words {
             word.push(value.into());
             self.words.push(word);
         }
+        self
+    }
+
+    fn names<T: Into<OsString>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.words.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -219,7 +224,7 @@ impl Words {
 
 fn backup(profile: &Profile) -> Words {
     let paths = |paths: &[Absolute]| paths.iter().map(|path| path.0.clone()).collect::<Vec<_>>();
-    let mut words = Words::new("backup")
+    let words = Words::new(if profile.lvm.is_some() { "lvm backup" } else { "backup" })
         .each("--label", &profile.label)
         .each("--host", &profile.host)
         .each("--tag", &profile.tags)
@@ -235,8 +240,22 @@ fn backup(profile: &Profile) -> Words {
         .each("--read-errors", &profile.read_errors)
         .switch("--force-read", profile.force_read)
         .each("--metrics", profile.metrics.as_ref().map(|path| path.0.clone()));
-    words.words.extend(paths(&profile.sources).into_iter().map(OsString::from));
+    match &profile.lvm {
+        Some(lvm) => volumes(words.each("--also", paths(&profile.sources)), lvm),
+        None => words.names(paths(&profile.sources)),
+    }
+}
+
+fn volumes(words: Words, lvm: &Lvm) -> Words {
+    let Lvm { volumes, snapshot_size, no_keep, pool_limit, spot_check, full_every, freeze } = lvm;
     words
+        .value("--snapshot-size", snapshot_size)
+        .switch("--no-keep", *no_keep)
+        .value("--pool-limit", pool_limit)
+        .value("--spot-check", spot_check)
+        .each("--full-every", full_every)
+        .switch("--freeze", *freeze)
+        .names(volumes)
 }
 
 fn forget(profile: &Profile) -> Words {

@@ -166,6 +166,9 @@ struct Found {
     piece: u32,
 }
 
+/// A frame is kept if less than this part of it is wanted.
+const KEPT_BELOW: u64 = 4;
+
 /// A window by frames.
 struct Plan {
     window: Window,
@@ -339,9 +342,16 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn decode(&mut self, found: &[Found]) -> Result<(Arc<OpenPack>, Vec<u8>)> {
-        let pack = self.context.catalog.pack(found[0].pack)?;
-        let raw = self.frames.frame(&pack, found[0].frame)?;
+    /// A frame of which little is wanted now is likely to be wanted again: by the next window, or
+    /// for the next file of an archive.
+    fn decode(&mut self, found: &[Found]) -> Result<(Arc<OpenPack>, Arc<Vec<u8>>)> {
+        let (pack, number) = (self.context.catalog.pack(found[0].pack)?, found[0].frame);
+        let wanted: u64 =
+            found.iter().map(|found| u64::from(self.plan.window.pieces[found.piece as usize].len)).sum();
+        let raw = match wanted < u64::from(pack.frame(number)?.raw_len) / KEPT_BELOW {
+            true => self.frames.base(&pack, number)?,
+            false => Arc::new(self.frames.frame(&pack, number)?),
+        };
         Ok((pack, raw))
     }
 

@@ -103,6 +103,9 @@ struct Large<'c> {
     volume: Option<VolumeRead>,
 }
 
+/// Frames of what changed begin at multiples of this, where enough has changed.
+const STRETCH_LEN: u64 = 2 << 20;
+
 /// A file's or volume's content while its map is built.
 struct Content<'c> {
     stream: Stream,
@@ -111,6 +114,8 @@ struct Content<'c> {
     map: map::Builder,
     /// Its length so far.
     len: u64,
+    /// Which stretch of it the last chunk that was new began in.
+    stretch: u64,
     earlier: Option<Earlier<'c>>,
 }
 
@@ -409,7 +414,7 @@ impl<'c> Assembler<'c> {
 
     fn content(&self, stream: Stream, level: i8, earlier: Option<&Map>) -> Content<'c> {
         let earlier = earlier.filter(|_| self.delta).map(|map| Earlier::of(self.catalog, map));
-        Content { stream, level, map: map::Builder::default(), len: 0, earlier }
+        Content { stream, level, map: map::Builder::default(), len: 0, stretch: 0, earlier }
     }
 
     /// Takes a piece's chunks, as far as they are new, and adds its extents to a map.
@@ -535,6 +540,13 @@ impl Content<'_> {
         let near = self.earlier.as_mut().map(|earlier| earlier.near(self.len, bytes.len() as u64));
         let mut like = near.into_iter().flatten().peekable();
         let stream = if like.peek().is_some() { Stream::Changes } else { self.stream };
+        // Frames of the same ranges every night: each night's are made against one or two of the
+        // last, and not against ever more that overlap.
+        let stretch = self.len / STRETCH_LEN;
+        if stream == Stream::Changes && stretch != self.stretch {
+            frames.cut(stream, self.level)?;
+        }
+        self.stretch = stretch;
         frames.take(stream, self.level, id, bytes, like)
     }
 }

@@ -167,6 +167,15 @@ impl<'c> Frames<'c> {
         Ok(())
     }
 
+    /// Closes an open frame that is at least half full: what comes next is not to be in it.
+    pub fn cut(&mut self, stream: Stream, level: i8) -> Result<()> {
+        let half = stream.frame_len(&self.sizes) / 2;
+        match self.open.get(&(stream, level)).is_some_and(|frame| frame.raw.len() >= half) {
+            true => self.close((stream, level)),
+            false => Ok(()),
+        }
+    }
+
     fn close(&mut self, place: (Stream, i8)) -> Result<()> {
         let Some(frame) = self.open.remove(&place) else { return Ok(()) };
         let stored = self.stored.clone().filter(|_| frame.kind == Kind::Data);

@@ -4,6 +4,7 @@
 //! and theirs. So the depth of the chains and the number of frames that one needs are limited,
 //! and whether it gains anything is tried with a small part.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -18,12 +19,14 @@ use crate::format::pack::{BASES_MAX, Codec, PREFIX_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// A chain may always be so deep, …
-const DEPTH_SURE: u8 = 8;
+const DEPTH_SURE: u8 = 12;
 /// … and never deeper than this. Where it ends in between is left to chance, so that not all
 /// chains that began in one night are begun anew in one night.
 const DEPTH_LIMIT: u8 = 15;
 /// Frames that a delta frame may name directly: restoring one file should not decode a hundred.
 const NAMED_MAX: usize = 16;
+/// A delta frame is not decoded for less than this part of the candidates that another one has.
+const FEW: u32 = 32;
 /// Raw bytes of the frames that have to be decoded for it, its bases' bases included. Who reads it
 /// keeps as much at least: with less the same frames would be decoded over and over.
 const NEEDED_LEN_MAX: usize = BASES_ADDING_MAX;
@@ -169,16 +172,96 @@ impl Pause {
     }
 }
 
-/// The candidates that are there and not too deep, neighbours together.
+/// The candidates that are there and in frames that are chosen, neighbours together.
 fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]) -> Result<Bases> {
     let mut bases = Bases { runs: Vec::new(), depth: 0 };
-    let limit = depth_limit(chunks);
-    let places = locate(catalog, candidates)?;
-    let mut packs: HashMap<u32, Arc<OpenPack>> = HashMap::new();
-    let (mut named, mut needed) = (HashSet::new(), Needed::default());
+    let places = located(catalog, candidates)?;
+    let chosen = choose_frames(&places, depth_limit(chunks), catalog)?;
     let mut len = 0;
     for candidate in candidates {
-        let Some(&Location { pack: number, slot }) = places.get(&candidate.id) else { continue };
+        let Some(Place { pack, number, slot, frame }) = places.get(&candidate.id) else { continue };
+        if !chosen.contains(&(*number, *frame)) {
+            continue;
+        }
+        len += pack.slot(*slot)?.len as usize;
+        if len > PREFIX_MAX || bases.runs.len() == BASES_MAX {
+            break;
+        }
+        bases.depth = bases.depth.max(pack.frame(*frame)?.depth + 1);
+        match bases.runs.last_mut() {
+            Some(run) if run.number == *number && run.frame == *frame && run.slot + run.count == *slot => {
+                run.count += 1;
+                run.like_last = candidate.chunk;
+            }
+            _ => {
+                let (like, like_last) = (candidate.chunk, candidate.chunk);
+                let (pack, number, slot, frame) = (Arc::clone(pack), *number, *slot, *frame);
+                bases.runs.push(Run { pack, number, frame, slot, count: 1, like, like_last });
+            }
+        }
+    }
+    Ok(bases)
+}
+
+/// The frames that are worth decoding, those with most candidates first. One with few, beside that
+/// of a neighbour, would draw in what it needs, and with every night more.
+fn choose_frames(
+    places: &HashMap<ChunkId, Place>,
+    depth_limit: u8,
+    catalog: &Catalog,
+) -> Result<HashSet<(u32, u32)>> {
+    let mut counts: HashMap<(u32, u32), (u32, &Arc<OpenPack>)> = HashMap::new();
+    for place in places.values() {
+        counts.entry((place.number, place.frame)).or_insert((0, &place.pack)).0 += 1;
+    }
+    let mut frames: Vec<_> = counts.into_iter().collect();
+    frames.sort_unstable_by_key(|(frame, (count, _))| (Reverse(*count), *frame));
+    let most = frames.first().map_or(0, |(_, (count, _))| *count);
+    // Where most was begun anew, the rest follows: with what is deep still, all would be deep again.
+    let main = match frames.first() {
+        Some(((_, frame), (_, pack))) => pack.frame(*frame)?.depth,
+        None => 0,
+    };
+    let depth_limit = if main < DEPTH_SURE / 2 { depth_limit.min(DEPTH_SURE) } else { depth_limit };
+    let (mut chosen, mut needed) = (HashSet::new(), Needed::default());
+    for ((number, frame), (count, pack)) in frames {
+        let depth = pack.frame(frame)?.depth;
+        let is_worth_it = depth == 0 || count * FEW >= most || needed.frames.contains(&(pack.id, frame));
+        if chosen.len() < NAMED_MAX
+            && is_worth_it
+            && depth < depth_limit
+            && needed.add(catalog, pack, frame)?
+        {
+            chosen.insert((number, frame));
+        }
+    }
+    Ok(chosen)
+}
+
+/// The id of the first chunk is as good as chance.
+fn depth_limit(chunks: &[(ChunkId, u32)]) -> u8 {
+    let chance = chunks.first().map_or(0, |(id, _)| id.0[0]);
+    DEPTH_SURE + chance % (DEPTH_LIMIT - DEPTH_SURE + 1)
+}
+
+/// Where a candidate is.
+struct Place {
+    pack: Arc<OpenPack>,
+    number: u32,
+    slot: u32,
+    frame: u32,
+}
+
+fn located(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkId, Place>> {
+    let mut ids: Vec<ChunkId> = candidates.iter().map(|candidate| candidate.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let found = catalog.locate(&ids)?;
+    let mut packs: HashMap<u32, Arc<OpenPack>> = HashMap::new();
+    let mut places = HashMap::with_capacity(ids.len());
+    for (id, Location { pack: number, slot }) in
+        ids.into_iter().zip(found).filter_map(|(id, at)| Some((id, at?)))
+    {
         let pack = match packs.get(&number) {
             Some(pack) => Arc::clone(pack),
             None => {
@@ -188,46 +271,9 @@ fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]
             }
         };
         let frame = pack.slot(slot)?.frame;
-        let depth = pack.frame(frame)?.depth + 1;
-        let is_new = !named.contains(&(number, frame));
-        if depth > limit || (is_new && named.len() == NAMED_MAX) {
-            continue;
-        }
-        if is_new && !needed.add(catalog, &pack, frame)? {
-            break;
-        }
-        len += pack.slot(slot)?.len as usize;
-        if len > PREFIX_MAX || bases.runs.len() == BASES_MAX {
-            break;
-        }
-        named.insert((number, frame));
-        bases.depth = bases.depth.max(depth);
-        match bases.runs.last_mut() {
-            Some(run) if run.number == number && run.frame == frame && run.slot + run.count == slot => {
-                run.count += 1;
-                run.like_last = candidate.chunk;
-            }
-            _ => {
-                let (like, like_last) = (candidate.chunk, candidate.chunk);
-                bases.runs.push(Run { pack, number, frame, slot, count: 1, like, like_last });
-            }
-        }
+        places.insert(id, Place { pack, number, slot, frame });
     }
-    Ok(bases)
-}
-
-/// The id of the first chunk is as good as chance.
-fn depth_limit(chunks: &[(ChunkId, u32)]) -> u8 {
-    let chance = chunks.first().map_or(0, |(id, _)| id.0[0]);
-    DEPTH_SURE + chance % (DEPTH_LIMIT - DEPTH_SURE + 1)
-}
-
-fn locate(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkId, Location>> {
-    let mut ids: Vec<ChunkId> = candidates.iter().map(|candidate| candidate.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let found = catalog.locate(&ids)?;
-    Ok(ids.into_iter().zip(found).filter_map(|(id, place)| Some((id, place?))).collect())
+    Ok(places)
 }
 
 /// The frames that have to be decoded for a delta frame.
@@ -239,16 +285,20 @@ struct Needed {
 }
 
 impl Needed {
-    /// Adds what has to be decoded for a base; whether all is still not too much.
+    /// Adds what has to be decoded for a base, unless all would be too much; whether it was added.
     fn add(&mut self, catalog: &Catalog, pack: &Arc<OpenPack>, frame: u32) -> Result<bool> {
+        let (before, mut added) = (self.len, Vec::new());
         let mut pending = vec![(Arc::clone(pack), frame)];
         while let Some((pack, number)) = pending.pop() {
             if !self.frames.insert((pack.id, number)) {
                 continue;
             }
+            added.push((pack.id, number));
             let frame = pack.frame(number)?;
             self.len += frame.raw_len as usize;
             if self.len > NEEDED_LEN_MAX {
+                self.len = before;
+                self.frames.retain(|frame| !added.contains(frame));
                 return Ok(false);
             }
             for bases in frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame)) {

@@ -104,14 +104,14 @@ pub fn execute(
     repo.change_lock(Intent::Change, lock_wait, command, stop)?;
     let unfinished_removed = repo.store().sweep()?;
     let run = Run { repo, options, observer, stop };
-    let mut first = run.pass(Some(planned))?;
+    let mut first = run.pass(Some(planned), ROUND_BYTES)?;
     first.done.unfinished_removed = unfinished_removed;
     if first.is_complete {
         return Ok((first.plan, first.done));
     }
     // What the first pass gave back may be room enough for an index on disk, and for new packs.
     let again = "the disk is full: free some space and run varv prune again to write packs anew that are needed in part";
-    match run.pass(None) {
+    match run.pass(None, 0) {
         Ok(second) => {
             if !second.is_complete {
                 observer.event(Event::Notice(again.into()));
@@ -143,7 +143,8 @@ struct Pass {
 }
 
 impl Run<'_> {
-    fn pass(&self, planned: Option<Planned>) -> Result<Pass> {
+    /// Packs are written anew in rounds of so many bytes, at least one group each.
+    fn pass(&self, planned: Option<Planned>, round_bytes: u64) -> Result<Pass> {
         let Self { repo, options, observer, stop } = *self;
         let (catalog, has_index) = open(repo, observer, stop)?;
         let Planned { plan, needs } = match planned {
@@ -161,7 +162,8 @@ impl Run<'_> {
         done.packs_removed = plan.unused.len() as u64;
         done.bytes_removed = plan.bytes_unused();
         if remover.has_index {
-            repack(&mut remover, &needs, &plan, options, &mut done, stop)?;
+            let kept = Kept { needs: &needs, max_unused: options.max_unused };
+            repack(&mut remover, &kept, &plan, round_bytes, &mut done, stop)?;
         }
         done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
         let is_complete = remover.has_index || plan.repack.is_empty();
@@ -205,9 +207,9 @@ fn plan_of(
 /// Writes the chosen packs anew.
 fn repack(
     remover: &mut Remover,
-    needs: &Needs,
+    kept: &Kept,
     plan: &Plan,
-    options: &PruneOptions,
+    round_bytes: u64,
     done: &mut Pruned,
     stop: &Stop,
 ) -> Result<()> {
@@ -216,10 +218,9 @@ fn repack(
     }
     let bytes = plan.repack.iter().flatten().map(|pack| pack.len).sum();
     remover.observer.event(Event::Phase { name: "writing packs anew", bytes: Some(bytes) });
-    let kept = Kept { needs, max_unused: options.max_unused };
     let mut rewritten = Rewritten::default();
-    for groups in rewrite::rounds(&plan.repack, ROUND_BYTES) {
-        rewrite::round(remover, groups, &kept, &mut rewritten, stop)?;
+    for groups in rewrite::rounds(&plan.repack, round_bytes) {
+        rewrite::round(remover, groups, kept, &mut rewritten, stop)?;
     }
     done.packs_damaged = rewritten.packs_damaged;
     done.packs_repacked = rewritten.packs_before;

@@ -10,21 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use support::make::{Random, overwrite};
+use support::make::{Random, change_rows, rows};
 use support::{Varv, args};
 
 const LEN: u64 = 3 << 20;
-
-/// Rows that shrink to about half. Those of `Random::text` are too much alike: each of them is
-/// found in many places, and the fast levels look only at the last one.
-fn rows(random: &mut Random, len: usize) -> Vec<u8> {
-    let mut rows = Vec::new();
-    while rows.len() < len {
-        rows.extend_from_slice(format!("{:016x} row\n", random.number()).as_bytes());
-    }
-    rows.truncate(len);
-    rows
-}
 
 /// A repository and a file that changes a little, everywhere, every night.
 struct World {
@@ -45,22 +34,13 @@ impl World {
         Self { varv, file, random, nights: BTreeMap::new(), next: 0 }
     }
 
-    /// A row here and there.
-    fn change(&mut self) {
-        for at in (0..LEN).step_by(24 << 10) {
-            let offset = at + self.random.below(20 << 10);
-            let row = rows(&mut self.random, 40);
-            overwrite(&self.file, offset, &row);
-        }
-    }
-
     fn night(&mut self, options: &[&str]) -> Value {
         let tag = format!("night{:03}", self.next);
         self.next += 1;
         self.nights.insert(tag.clone(), fs::read(&self.file).unwrap());
         let options: Vec<OsString> = options.iter().map(OsString::from).collect();
         let report = self.varv.backup(&[args!["--tag", tag, self.source()], &options[..]].concat());
-        self.change();
+        change_rows(&self.file, &mut self.random);
         report
     }
 

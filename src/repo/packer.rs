@@ -292,9 +292,10 @@ impl PackWriter {
             len: self.len,
             check: footer.check(),
         };
+        let needs_others = !self.trailer.packs.is_empty();
         let ids = self.trailer.slots.iter().map(|slot| slot.id).collect();
         let overhead = (HEADER_LEN + FOOTER_LEN + trailer.len()) as u64;
-        Ok(ClosedPack { record, ids, overhead, upload: self.upload })
+        Ok(ClosedPack { record, ids, overhead, needs_others, upload: self.upload })
     }
 }
 
@@ -316,6 +317,7 @@ pub struct ClosedPack {
     record: Packed,
     ids: Vec<ChunkId>,
     overhead: u64,
+    needs_others: bool,
     upload: Box<dyn Upload>,
 }
 
@@ -333,6 +335,11 @@ impl ClosedPack {
     /// Its name.
     pub fn id(&self) -> PackId {
         self.record.id
+    }
+
+    /// Whether frames in it are compressed against frames of other packs.
+    pub fn needs_others(&self) -> bool {
+        self.needs_others
     }
 
     /// Makes it visible; it is durable after the store's next barrier.

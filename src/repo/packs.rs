@@ -90,6 +90,10 @@ impl<'s> Packs<'s> {
             let publisher = scope.spawn(move || -> Result<Written> {
                 let mut written = Written::default();
                 for pack in to_publish {
+                    // No loss of power leaves it without what it needs.
+                    if pack.needs_others() {
+                        self.store.barrier()?;
+                    }
                     let pack = pack.publish()?;
                     match pack.record.class {
                         Class::Data => written.data += pack.record.len,

@@ -11,6 +11,7 @@
 //! fails takes back what it wrote.
 
 pub mod groups;
+mod layers;
 mod read;
 pub mod remove;
 
@@ -158,10 +159,13 @@ impl Round<'_, '_> {
         };
         let forgotten = are_unknown().is_ok_and(|unknown| unknown || catalog.remove(&ids).is_ok());
         if forgotten && repo.still_locked().is_ok() {
-            for id in &ids {
-                let _ = repo.store().remove(&layout::pack(id));
+            // The last one first: it may need those before it.
+            for id in ids.iter().rev() {
+                let gone = repo.store().remove(&layout::pack(id)).and_then(|()| repo.store().barrier());
+                if gone.is_err() {
+                    return;
+                }
             }
-            let _ = repo.store().barrier();
         }
     }
 

@@ -43,6 +43,26 @@ impl Random {
     }
 }
 
+/// Rows of a table: they shrink to about half, and none is like another one. Of those of
+/// [`Random::text`] each is found in many places, and the fast levels look only at the last one.
+pub fn rows(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut rows = Vec::with_capacity(len + 32);
+    while rows.len() < len {
+        rows.extend_from_slice(format!("{:016x} row\n", random.number()).as_bytes());
+    }
+    rows.truncate(len);
+    rows
+}
+
+/// Changes a row here and there in a file of [`rows`].
+pub fn change_rows(path: &Path, random: &mut Random) {
+    let len = fs::metadata(path).unwrap().len();
+    for at in (0..len).step_by(24 << 10) {
+        let offset = at + random.below(20 << 10);
+        overwrite(path, offset, &rows(random, 40));
+    }
+}
+
 /// Bytes that do not shrink.
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     Random(seed).bytes(len)
@@ -99,6 +119,7 @@ pub fn tree(root: &Path, seed: u64) {
     fs::write(root.join("one"), random.bytes(10_000)).unwrap();
     fs::hard_link(root.join("one"), root.join("src/two")).unwrap();
     sparse_file(&root.join("sparse"), 1 << 20, &[(500_000, &random.bytes(5000))]);
+    fs::write(root.join("table"), rows(&mut random, 600_000)).unwrap();
 }
 
 /// Changes a tree of [`tree`] as a day of work does.
@@ -112,4 +133,5 @@ pub fn change(root: &Path, random: &mut Random) {
     overwrite(&root.join("sparse"), offset, &random.bytes(3000));
     let _ = fs::remove_file(root.join("docs").join(format!("file{}", random.below(40))));
     fs::write(root.join("today"), random.text(20_000)).unwrap();
+    change_rows(&root.join("table"), random);
 }

@@ -1,6 +1,6 @@
 //! A repository in a store that fails and loses power on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use varv::chunker::{DEFAULT, Params};
 use varv::error::Result;
 use varv::format::config::{Sizes, Tier};
 use varv::history::resolve::find_path;
+use varv::id::PackId;
 use varv::observe::{Silent, Stop};
 use varv::repo::catalog::Catalog;
 use varv::repo::{CreateOptions, Intent, OpenOptions, Repo};
@@ -138,10 +139,24 @@ impl World {
         }
     }
 
+    /// The packs that are made against others, which are there.
+    pub fn packs_above_others(&self) -> HashSet<PackId> {
+        let (repo, catalog) = self.opened(Intent::Read).unwrap();
+        let packs = repo.list_packs().unwrap();
+        let mut above = HashSet::new();
+        for (id, len) in &packs {
+            let needs = catalog.reader().open(id, *len).unwrap().trailer.packs;
+            assert!(needs.iter().all(|need| packs.contains_key(need)), "what pack {id} needs is gone");
+            above.extend((!needs.is_empty()).then_some(*id));
+        }
+        above
+    }
+
     /// After whatever happened: what was listed is there and restores, so does the next backup.
     pub fn must_be_well(&mut self, listed: &[String]) {
         let tags = self.tags();
         assert!(listed.iter().all(|tag| tags.contains(tag)), "{tags:?} lack some of {listed:?}");
+        self.packs_above_others();
         self.restore_all();
         self.backup().unwrap();
         self.restore_all();

@@ -1,8 +1,12 @@
-//! Removing packs: first the index forgets them, durably, then they go.
+//! Removing packs: first the index forgets them, durably, then they go, none before those whose
+//! frames are compressed against it.
 //!
 //! Interrupted in between, the next command finds packs that the index does not know, and takes
-//! them in again; the other order would look like a loss.
+//! them in again: all that they need is still there. Any other order would look like a loss.
 
+use std::collections::HashMap;
+
+use super::layers::layers;
 use crate::error::Result;
 use crate::id::PackId;
 use crate::observe::{Event, Observer};
@@ -33,16 +37,28 @@ impl Remover<'_> {
         }
         let bytes = packs.iter().map(|(_, len)| len).sum();
         self.observer.event(Event::Phase { name: "removing packs", bytes: Some(bytes) });
+        let lens: HashMap<PackId, u64> = packs.iter().copied().collect();
+        let layers = layers(&self.with_needs(packs));
         for batch in packs.chunks(BATCH) {
             self.repo.still_locked()?;
             self.forget(&batch.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
-            for (id, len) in batch {
+        }
+        for layer in layers {
+            self.repo.still_locked()?;
+            for id in &layer {
                 self.repo.store().remove(&layout::pack(id))?;
-                self.observer.event(Event::Advance { bytes: *len, files: 0 });
+                self.observer.event(Event::Advance { bytes: lens[id], files: 0 });
             }
             self.repo.store().barrier()?;
         }
         Ok(())
+    }
+
+    /// The packs that each of these needs. One that cannot be read is of no use to anybody.
+    fn with_needs(&self, packs: &[(PackId, u64)]) -> Vec<(PackId, Vec<PackId>)> {
+        let reader = self.catalog.reader();
+        let needs = |id, len| reader.open(id, len).map(|pack| pack.trailer.packs).unwrap_or_default();
+        packs.iter().map(|(id, len)| (*id, needs(id, *len))).collect()
     }
 
     /// An index that cannot be written must not stay, or it would name packs that are gone. It can

@@ -2,7 +2,7 @@
 //!
 //! A new file has its name at once, so that what an interrupted restore leaves can be completed
 //! in place. A file that replaces another is made beside it, so that an interrupted restore leaves
-//! the old one. Nothing here waits for the disk: [`TargetDir::sync`] does so once, at the end.
+//! the old one. Nothing here waits for the disk, unless it is told to.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

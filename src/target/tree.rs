@@ -10,9 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, statat, syncfs,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, statat};
 use rustix::io::Errno;
 
 use super::remove;
@@ -198,11 +196,6 @@ impl TargetDir {
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.list()?.next().transpose()?.is_none())
     }
-
-    /// Makes all that was written to its file system durable; once, when all is restored.
-    pub fn sync(&self) -> Result<()> {
-        syncfs(&self.fd).at("write out", &self.path)
-    }
 }
 
 impl AsFd for TargetDir {
@@ -310,7 +303,6 @@ mod tests {
         names.sort();
         assert_eq!(names, [b"d", b"f"]);
         assert!(made.is_empty().unwrap() && !target.is_empty().unwrap());
-        target.sync().unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: arguments, output, exit codes. One file a command.
 
+mod allocator;
 mod backup;
 mod changes;
 mod check;
@@ -147,6 +148,7 @@ impl Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    allocator::give_back_large_buffers();
     start(std::env::args_os())
 }
 

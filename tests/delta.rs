@@ -205,6 +205,30 @@ fn a_missing_base_is_named() {
     }
 }
 
+/// Without a check having said so: nobody can read what is made against a pack that is gone.
+#[test]
+fn what_lost_its_base_is_stored_anew() {
+    for index_is_lost in [false, true] {
+        let mut world = World::new();
+        world.nights(3);
+        fs::remove_file(&world.data_packs()[0]).unwrap();
+        if index_is_lost {
+            fs::remove_dir_all(world.varv.repository.join("index")).unwrap();
+        }
+        // Reading notices first, and changes nothing.
+        world.varv.run(args!["stats"]);
+        let report = world.night(&[]);
+        assert!(report["bytes_stored"].as_u64().unwrap() > LEN / 4, "{report}");
+        let (newest, target) = (world.varv.snapshots().pop().unwrap(), world.varv.path("target"));
+        world.varv.restore(args!["--snapshot", newest["id"].as_str().unwrap(), world.source(), &target]);
+        let tag = newest["tags"][0].as_str().unwrap();
+        assert!(
+            fs::read(target.join("table")).unwrap() == world.nights[tag],
+            "index is lost: {index_is_lost}"
+        );
+    }
+}
+
 #[test]
 fn what_only_older_nights_need_is_compressed_harder() {
     let mut world = World::new();

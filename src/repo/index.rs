@@ -28,8 +28,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use tables::{
-    Meta, check_order, data_version, delete_packs, has_suspect, insert_pack, insert_run, insert_suspects,
-    live_chunks, read_packs, read_runs,
+    Meta, check_order, data_version, delete_packs, has_suspect, has_suspects, insert_pack, insert_run,
+    insert_suspects, live_chunks, read_packs, read_runs,
 };
 
 /// What the filters may take of the memory: enough for 70 million chunks.
@@ -247,6 +247,14 @@ impl Index {
     pub fn clear_suspects(&mut self) -> Result<()> {
         let tx = write(&self.db)?;
         tx.execute("DELETE FROM suspects", []).and_then(|_| tx.commit()).during("forget what was damaged")
+    }
+
+    /// Whether anything may be gone that snapshots need.
+    pub fn has_suspects(&self) -> Result<bool> {
+        match self.state.bad.suspects.is_empty() {
+            false => Ok(true),
+            true => has_suspects(&self.db).during("be read"),
+        }
     }
 
     /// Whether a snapshot may need chunks that are gone.

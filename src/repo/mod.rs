@@ -1,6 +1,7 @@
 //! A repository: its configuration, keys, lock, snapshots and chunks.
 
 pub mod bad;
+pub mod bases;
 mod bounded;
 pub mod catalog;
 pub mod delta;

@@ -5,11 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::bases;
 use super::catalog::{BASES_ADDING_MAX, BASES_READING_MAX, Catalog};
 use super::index::{BATCH_CHUNKS, Index, NewPack, Opened, is_corrupt};
 use super::reader::{OpenPack, PackReader};
 use super::{Intent, Repo, layout};
 use crate::error::{Error, Result};
+use crate::format::pack::Class;
 use crate::id::{ChunkId, PackId};
 use crate::observe::{Event, Observer, Stop};
 use crate::text::format_size;
@@ -117,6 +119,7 @@ impl Update<'_> {
     /// Snapshots that may have lost chunks are remembered before the packs are forgotten.
     fn run(&self, index: &mut Index) -> Result<()> {
         let mut packs = self.repo.list_packs()?;
+        let all: HashSet<PackId> = packs.keys().copied().collect();
         let mut vanished = Vec::new();
         for record in index.packs() {
             if packs.remove(&record.id) != Some(record.len) {
@@ -131,18 +134,34 @@ impl Update<'_> {
             index.add_suspects(&self.repo.snapshot_ids()?)?;
             index.remove_packs(&vanished)?;
         }
-        if self.read_unknown(index, packs)? {
+        if self.read_unknown(index, packs, &all)? {
             index.add_suspects(&self.repo.snapshot_ids()?)?;
         }
+        if self.repo.intent != Intent::Read && index.has_suspects()? {
+            self.shun_what_lacks_bases(index, &all)?;
+        }
         Ok(())
+    }
+
+    /// Whoever adds must not rely on chunks that nobody can read any more. A check names them.
+    fn shun_what_lacks_bases(&self, index: &mut Index, all: &HashSet<PackId>) -> Result<()> {
+        let data = index.packs().iter().filter(|pack| pack.class == Class::Data);
+        let packs: Vec<(PackId, u64)> = data.map(|pack| (pack.id, pack.len)).collect();
+        self.observer.event(Event::Phase { name: "reading tables of packs", bytes: None });
+        bases::spread(self.reader, &packs, all, index, self.stop)
     }
 
     fn notice(&self, text: String) {
         self.observer.event(Event::Notice(text));
     }
 
-    /// Adds packs that the index does not know; whether some could not be read.
-    fn read_unknown(&self, index: &mut Index, packs: HashMap<PackId, u64>) -> Result<bool> {
+    /// Adds packs that the index does not know; whether some could not be read, or lack what they need.
+    fn read_unknown(
+        &self,
+        index: &mut Index,
+        packs: HashMap<PackId, u64>,
+        all: &HashSet<PackId>,
+    ) -> Result<bool> {
         if packs.is_empty() {
             return Ok(false);
         }
@@ -156,6 +175,10 @@ impl Update<'_> {
                 Ok(pack) => {
                     // Whoever wrote it may have been killed before it was durable.
                     self.repo.store().adopt(&layout::pack(&id));
+                    if pack.trailer.packs.iter().any(|base| !all.contains(base)) {
+                        self.notice(format!("what pack {id} is compressed against is gone: run varv check"));
+                        broken = true;
+                    }
                     chunks += pack.trailer.slots.len();
                     batch.push((pack, len));
                 }

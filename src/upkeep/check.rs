@@ -5,7 +5,6 @@
 //! be. The chunks themselves are read if that is asked for, all or a part of them. Only if
 //! something is damaged are the snapshots walked again, for the paths that are hurt.
 
-mod bases;
 mod blame;
 mod clerk;
 mod findings;

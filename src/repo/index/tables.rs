@@ -116,6 +116,11 @@ pub fn insert_suspects(db: &Connection, snapshots: &[SnapshotId]) -> rusqlite::R
     snapshots.iter().try_for_each(|snapshot| statement.execute([snapshot.0]).map(drop))
 }
 
+/// Whether there is any.
+pub fn has_suspects(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM suspects LIMIT 1")?.exists([])
+}
+
 /// Whether the snapshot is there.
 pub fn has_suspect(db: &Connection, snapshot: &SnapshotId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT 1 FROM suspects WHERE snapshot = ?1")?.exists([snapshot.0])

@@ -6,8 +6,10 @@ use super::Damage;
 use crate::error::{Error, Result};
 use crate::format::bad::{Bad, Slots};
 use crate::id::{ChunkId, PackId};
+use crate::repo::bases::{Bearer, Lack};
 use crate::repo::index::Location;
 use crate::repo::layout;
+use crate::repo::reader::OpenPack;
 
 /// Missing chunks that are told apart; beyond that they are "more than".
 const MISSING_MAX: usize = 1 << 18;
@@ -110,6 +112,16 @@ pub fn node_id(object: &str) -> Option<ChunkId> {
 /// What a pack is called.
 pub fn pack_name(id: &PackId) -> String {
     format!("pack {id}")
+}
+
+impl Bearer for Findings {
+    fn bad(&self) -> &Bad {
+        &self.bad
+    }
+
+    fn add(&mut self, pack: &OpenPack, number: u32, slots: &Slots, lack: Lack) -> bool {
+        self.bad_frame(&pack.id, slots, pack.frame_name(number), lack.to_string())
+    }
 }
 
 impl Findings {

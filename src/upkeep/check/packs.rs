@@ -9,7 +9,6 @@ use std::thread;
 
 use jiff::Timestamp;
 
-use super::bases;
 use super::clerk::Clerk;
 use super::findings::{Findings, damage_of, pack_name, reason};
 use super::frames::{Fault, Feed, open_frames};
@@ -20,6 +19,7 @@ use crate::format::ledger::Ledger;
 use crate::format::pack::HEADER_LEN;
 use crate::id::{Hasher, PackId};
 use crate::observe::{Event, Observer, Stop};
+use crate::repo::bases;
 use crate::repo::catalog::Catalog;
 use crate::repo::index::PackRecord;
 use crate::repo::reader::OpenPack;
@@ -160,7 +160,7 @@ impl Packs<'_> {
             Err(error) => return self.bad_pack(listed, error),
         };
         self.compare(listed, &pack);
-        if pack.trailer.frames.iter().any(|frame| !frame.bases.is_empty()) {
+        if bases::has_bases(&pack) {
             round.deltas.push((listed.id, listed.len));
         }
         if !read {

@@ -23,8 +23,14 @@ impl<'c> FrameReader<'c> {
 
     /// Reads a frame; its raw bytes. Chunk ids are not checked here.
     pub fn frame(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
+        self.frame_and_prefix(pack, number).map(|(raw, _)| raw)
+    }
+
+    /// The same, and what it is compressed against.
+    pub fn frame_and_prefix(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         let prefix = self.prefix(pack, number)?;
-        self.catalog.reader().frame(pack, number, &prefix, &mut self.decoder)
+        let raw = self.catalog.reader().frame(pack, number, &prefix, &mut self.decoder)?;
+        Ok((raw, prefix))
     }
 
     /// As [`FrameReader::frame`], of bytes that were read already and in memory that can be used
@@ -43,7 +49,7 @@ impl<'c> FrameReader<'c> {
     /// What a frame is compressed against: its bases' chunks, one after the other. All
     /// are decoded before any of it is put together: they may need others in turn, and held at
     /// every step that could be anything.
-    pub fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
+    fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
         let frame = pack.frame(number)?;
         let frames = || frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame));
         let len = self.prefix_len(pack, number)?;

@@ -168,8 +168,7 @@ pub fn estimate(catalog: &Catalog, level: i8, plan: &Plan, stop: &Stop) -> Resul
         let opened = catalog.pack(pack.number)?;
         let due = (0..).zip(&opened.trailer.frames).find(|(_, frame)| is_due(frame, level));
         let Some((number, frame)) = due else { continue };
-        let raw = frames.frame(&opened, number)?;
-        let prefix = frames.prefix(&opened, number)?;
+        let (raw, prefix) = frames.frame_and_prefix(&opened, number)?;
         let len = match prefix.is_empty() {
             true => Some(encoder.encode(&raw)?.1.len()),
             false => encoder.encode_delta(&raw, &prefix)?.map(|stored| stored.len()),

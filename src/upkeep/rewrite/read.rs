@@ -127,8 +127,7 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     fn again(&mut self, pack: &OpenPack, number: u32, level: i8) -> Result<()> {
         let stored = self.stored(pack, number)?;
-        let prefix = self.frames.prefix(pack, number)?;
-        let raw = self.frames.frame(pack, number)?;
+        let (raw, prefix) = self.frames.frame_and_prefix(pack, number)?;
         self.send(Work::Again { stored, raw, prefix, level })
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Stat, fadvise, fstat, fsync, major, minor};
 
 use crate::error::{Error, IoContext, Result};
-use crate::source::extents::{Span, Spans, device_len, read_at, same};
+use crate::source::extents::{Spans, device_len, read_at, same};
 
 /// Where bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,29 +157,6 @@ impl Input {
     }
 }
 
-/// Fills a buffer, which belongs at `offset`, along its spans: holes are not even read. Returns
-/// whether there was nothing but holes.
-pub fn fill(
-    spans: Spans,
-    offset: u64,
-    buffer: &mut [u8],
-    mut read_at: impl FnMut(u64, &mut [u8]) -> Result<()>,
-) -> Result<bool> {
-    let mut is_hole = true;
-    for span in spans {
-        let (Span::Hole(range) | Span::Data(range)) = &span;
-        let part = &mut buffer[(range.start - offset) as usize..(range.end - offset) as usize];
-        match span {
-            Span::Hole(_) => part.fill(0),
-            Span::Data(range) => {
-                is_hole = false;
-                read_at(range.start, part)?;
-            }
-        }
-    }
-    Ok(is_hole)
-}
-
 /// `None` where /sys does not tell. Fields as in the kernel's Documentation/block/stat.rst.
 fn writes(device: u64) -> Option<Writes> {
     let path = format!("/sys/dev/block/{}:{}/stat", major(device), minor(device));
@@ -192,27 +169,6 @@ fn writes(device: u64) -> Option<Writes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::FileExt;
-
-    #[test]
-    fn holes_are_filled_without_being_read() {
-        let dir = tempfile::tempdir_in(".").unwrap();
-        let path = dir.path().join("f");
-        let file = File::create(&path).unwrap();
-        file.set_len(1 << 20).unwrap();
-        file.write_all_at(&[7; 4096], 8192).unwrap();
-        let input = Input::open(&Origin::Path(path)).unwrap();
-        let mut buffer = vec![9; 65536];
-        let read = |offset: u64, buffer: &mut [u8]| {
-            let spans = input.spans(offset..offset + buffer.len() as u64, 1);
-            fill(spans, offset, buffer, |at, part| input.read_at(at, part)).unwrap()
-        };
-        assert!(!read(0, &mut buffer));
-        assert!(buffer[8192..12288].iter().all(|b| *b == 7));
-        assert!(buffer[..8192].iter().chain(&buffer[12288..]).all(|b| *b == 0));
-        assert!(read(1 << 19, &mut buffer));
-        assert!(input.read_at((1 << 20) - 1, &mut buffer).is_err());
-    }
 
     #[test]
     fn writing_to_a_file_is_noticed() {
@@ -221,6 +177,7 @@ mod tests {
         fs::write(&path, b"abc").unwrap();
         let input = Input::open(&Origin::Path(path.clone())).unwrap();
         assert!(!input.has_changed().unwrap());
+        assert!(input.read_at(2, &mut [0; 2]).unwrap_err().to_string().contains("it ended at byte 3"));
         fs::write(&path, b"abcd").unwrap();
         assert!(input.has_changed().unwrap());
         assert!(Input::open(&Origin::Path(dir.path().into())).is_err());

@@ -4,16 +4,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::message::Hash;
-use crate::blocks::input::{Input, fill};
+use crate::blocks::input::Input;
 use crate::blocks::output::Output;
 use crate::chunker::is_zero;
 use crate::error::Result;
-use crate::id::checksum;
+use crate::id::Hasher;
 use crate::observe::Stop;
 use crate::source::extents::{Span, Spans};
 
 /// So many blocks of zeros that had to be read are told of at once.
 const ZEROS_MAX: u64 = 64;
+/// What is read and hashed at once: it fits beside other things in a processor's own cache.
+const PIECE_LEN: usize = 64 << 10;
+static ZEROS: [u8; PIECE_LEN] = [0; PIECE_LEN];
 
 /// What is looked at.
 #[derive(Clone, Copy)]
@@ -50,6 +53,66 @@ impl<'a> Side<'a> {
             Side::Nothing => Ok(()),
         }
     }
+
+    /// Fills a buffer, which belongs at `offset`; how many bytes were read. Holes, and what lies
+    /// behind the side's end, are not.
+    fn fill(self, offset: u64, buffer: &mut [u8], layout: &mut Layout) -> Result<u64> {
+        let end = offset + buffer.len() as u64;
+        let (mut at, mut read) = (offset, 0);
+        while at < end {
+            let (to, is_data) = match layout.at(at) {
+                Some(Span::Data(data)) => (data.end.min(end), true),
+                Some(Span::Hole(hole)) => (hole.end.min(end), false),
+                None => (end, false),
+            };
+            let part = &mut buffer[(at - offset) as usize..(to - offset) as usize];
+            match is_data {
+                true => {
+                    read += part.len() as u64;
+                    self.read_at(at, part)?;
+                }
+                false => part.fill(0),
+            }
+            at = to;
+        }
+        Ok(read)
+    }
+}
+
+/// Where a side's data and holes are, gone through once and forwards: asking anew for each block
+/// would look through all data behind it each time.
+struct Layout<'a> {
+    spans: Option<Spans<'a>>,
+    span: Option<Span>,
+}
+
+impl<'a> Layout<'a> {
+    fn new(spans: Option<Spans<'a>>) -> Self {
+        Self { spans, span: None }
+    }
+
+    /// The span in which `offset` lies, which is never before the last one asked for; `None`
+    /// behind the last.
+    fn at(&mut self, offset: u64) -> Option<&Span> {
+        let is_behind = |span: &Span| match span {
+            Span::Data(range) | Span::Hole(range) => range.end <= offset,
+        };
+        while self.span.as_ref().is_none_or(is_behind) {
+            self.span = Some(self.spans.as_mut()?.next()?);
+        }
+        self.span.as_ref()
+    }
+}
+
+/// A hash that was fed so many zeros.
+fn zeros_hashed(mut len: usize) -> Hasher {
+    let mut hasher = Hasher::plain();
+    while len > 0 {
+        let piece = &ZEROS[..len.min(PIECE_LEN)];
+        hasher.update(piece);
+        len -= piece.len();
+    }
+    hasher
 }
 
 /// What was found.
@@ -61,7 +124,7 @@ pub enum Found<'b> {
         /// How many.
         count: u64,
     },
-    /// A block of data; its bytes may be taken.
+    /// A block of data; if bytes are kept, they may be taken.
     Data {
         /// Its number.
         block: u64,
@@ -81,6 +144,8 @@ pub struct Scan<'a> {
     pub block: u64,
     /// How far: the source's length.
     pub len: u64,
+    /// Whether bytes are kept, not only hashed.
+    pub keeps: bool,
     /// Asks to stop from outside.
     pub stop: &'a Stop,
     /// Asks to stop because the other half of this side has failed.
@@ -121,51 +186,52 @@ impl<F: FnMut(Found) -> Result<bool>> Walk<'_, F> {
         // Blocks of which the side has at least a byte.
         let there = range.start..range.end.min(side.len().div_ceil(block)).max(range.start);
         let bytes = there.start * block..(there.end * block).min(len).min(side.len());
-        for span in side.spans(bytes, block).into_iter().flatten() {
-            let goes_on = match span {
-                Span::Hole(hole) => self.add_zeros(hole.start / block..hole.end.div_ceil(block), false)?,
-                Span::Data(data) => self.data(data.start / block..data.end.div_ceil(block))?,
-            };
-            if !goes_on {
-                return Ok(false);
-            }
-        }
-        self.add_zeros(there.end..range.end, false)
-    }
-
-    fn data(&mut self, blocks: Range<u64>) -> Result<bool> {
-        for block in blocks {
+        let mut layout = Layout::new(side.spans(bytes.clone(), 1));
+        let mut number = there.start;
+        while number < there.end {
             self.scan.stop.check()?;
-            let goes_on = match self.read(block)? {
-                true => self.add_zeros(block..block + 1, true)?,
-                false => {
-                    let hash = checksum(&[&self.buffer]);
-                    self.tell_zeros()? && (self.found)(Found::Data { block, hash, bytes: &mut self.buffer })?
-                }
+            let hole_end = match layout.at(number * block) {
+                None => there.end,
+                Some(Span::Hole(hole)) if hole.end == bytes.end => there.end,
+                Some(Span::Hole(hole)) => hole.end / block,
+                Some(Span::Data(_)) => number,
+            };
+            let goes_on = match hole_end > number {
+                true => self.add_zeros(number..hole_end, false)?,
+                false => self.block(number, &mut layout)?,
             };
             if !goes_on || self.scan.quit.load(Ordering::Relaxed) {
                 return Ok(false);
             }
+            number = hole_end.max(number + 1);
         }
-        Ok(true)
+        self.add_zeros(there.end..range.end, false)
     }
 
-    /// Reads a block into the buffer; whether it is zero.
-    fn read(&mut self, block: u64) -> Result<bool> {
-        let Scan { side, block: block_len, len, .. } = self.scan;
+    fn block(&mut self, block: u64, layout: &mut Layout) -> Result<bool> {
+        let Some(hash) = self.read(block, layout)? else { return self.add_zeros(block..block + 1, true) };
+        Ok(self.tell_zeros()? && (self.found)(Found::Data { block, hash, bytes: &mut self.buffer })?)
+    }
+
+    /// Reads a block, into the buffer if its bytes are asked for; its hash, `None` if it is zero.
+    /// A piece is hashed while it is still in the processor's cache.
+    fn read(&mut self, block: u64, layout: &mut Layout) -> Result<Option<Hash>> {
+        let Scan { block: block_len, len, keeps, .. } = self.scan;
         let offset = block * block_len;
-        let wanted = block_len.min(len - offset);
-        let there = wanted.min(side.len().saturating_sub(offset));
-        self.buffer.resize(wanted as usize, 0);
-        let (front, rest) = self.buffer.split_at_mut(there as usize);
-        rest.fill(0);
-        let Some(spans) = side.spans(offset..offset + there, 1) else { return Ok(true) };
-        let read = &mut self.read;
-        let is_hole = fill(spans, offset, front, |at, part| {
-            *read += part.len() as u64;
-            side.read_at(at, part)
-        })?;
-        Ok(is_hole || is_zero(&self.buffer))
+        let wanted = block_len.min(len - offset) as usize;
+        self.buffer.resize(if keeps { wanted } else { wanted.min(PIECE_LEN) }, 0);
+        let mut hasher = None;
+        for at in (0..wanted).step_by(PIECE_LEN) {
+            let piece_len = PIECE_LEN.min(wanted - at);
+            let start = if keeps { at } else { 0 };
+            let piece = &mut self.buffer[start..start + piece_len];
+            self.read += self.scan.side.fill(offset + at as u64, piece, layout)?;
+            if hasher.is_none() && is_zero(piece) {
+                continue;
+            }
+            hasher.get_or_insert_with(|| zeros_hashed(at)).update(piece);
+        }
+        Ok(hasher.map(|hasher| hasher.finish()))
     }
 
     fn add_zeros(&mut self, blocks: Range<u64>, were_read: bool) -> Result<bool> {

@@ -51,8 +51,8 @@ pub fn run<'l>(
     receiver: &mut Receiver<'l>,
 ) -> Result<PassEnd> {
     let quit = AtomicBool::new(false);
-    let scan =
-        Scan { side: Side::Input(input), block: pass.block, len: pass.len, stop: pass.stop, quit: &quit };
+    let side = Side::Input(input);
+    let scan = Scan { side, block: pass.block, len: pass.len, keeps: true, stop: pass.stop, quit: &quit };
     let mut compare = Compare::new(pass, &mut *sender, receiver)?;
     let (found, own) = bounded(AHEAD);
     let (give_back, free) = bounded::<Vec<u8>>(AHEAD + 2);

@@ -134,7 +134,8 @@ impl Target {
     fn exchange(&self, pass: &Pass, sender: &mut Sender, receiver: &mut Receiver) -> Result<(PassEnd, u64)> {
         let quit = AtomicBool::new(false);
         let failure = Mutex::new(Failure::default());
-        let scan = Scan { side: self.side(), block: pass.block, len: pass.len, stop: pass.stop, quit: &quit };
+        let Pass { block, len, stop, .. } = *pass;
+        let scan = Scan { side: self.side(), block, len, keeps: false, stop, quit: &quit };
         thread::scope(|scope| {
             let teller = scope.spawn(|| tell(scan, pass.ranges, sender, &failure));
             let written = self.write(pass, receiver);

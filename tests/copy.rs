@@ -7,11 +7,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
 use std::process::Stdio;
 
 use proptest::prelude::*;
-use support::make::{Random, bytes, sparse_file};
+use support::make::{Random, bytes, sparse_file, write_sparse};
 use support::system::{Loop, Mount, root_or_skip, run, skip};
 use support::{Varv, args};
 
@@ -26,6 +25,8 @@ struct Options {
     block: Option<usize>,
     seek: usize,
     final_len: Option<usize>,
+    check: bool,
+    quiet: bool,
 }
 
 impl Options {
@@ -44,6 +45,8 @@ impl Options {
         size("-f", self.final_len);
         words.extend(self.overlay.then(|| "-o".to_string()));
         words.extend(self.nocheck.then(|| "-n".to_string()));
+        words.extend(self.check.then(|| "-c".to_string()));
+        words.extend(self.quiet.then(|| "-q".to_string()));
         words.into_iter().map(OsString::from).collect()
     }
 }
@@ -92,17 +95,6 @@ fn layout(random: &mut Random, len: usize) -> Vec<u8> {
     out
 }
 
-/// Writes a file whose zeros are holes here and there, as file systems have them.
-fn write_sparse(path: &Path, content: &[u8]) {
-    let runs: Vec<(u64, &[u8])> = content
-        .chunks(4096)
-        .enumerate()
-        .filter(|(number, block)| number % 7 == 0 || block.iter().any(|byte| *byte != 0))
-        .map(|(number, block)| (number as u64 * 4096, block))
-        .collect();
-    sparse_file(path, content.len() as u64, &runs);
-}
-
 fn random_options(random: &mut Random) -> Options {
     let overlay = random.below(2) == 0;
     let any = |random: &mut Random| match random.below(2) {
@@ -117,7 +109,14 @@ fn random_options(random: &mut Random) -> Options {
         block: (random.below(2) == 0).then(|| [512, 1000, 4096, 65536, 524_288][random.below(5) as usize]),
         seek: maybe(random).unwrap_or(0),
         final_len: maybe(random),
+        check: random.below(6) == 0,
+        quiet: random.below(4) == 0,
     }
+}
+
+/// Whether sparsecopy would have stopped before it wrote anything.
+fn stops(old: &[u8], options: &Options) -> bool {
+    options.check && old.iter().take(options.block.unwrap_or(512)).any(|byte| *byte != 0)
 }
 
 proptest! {
@@ -135,8 +134,12 @@ proptest! {
             write_sparse(&to, &old);
             let inode = fs::metadata(&to).unwrap().ino();
             let words = [args!["copy", how, &from, &to], &options.words()[..]].concat();
-            varv.ok(&words);
-            let wanted = oracle(&source, &old, false, &options);
+            let (code, wanted) = match stops(&old, &options) {
+                true => (2, old.clone()),
+                false => (0, oracle(&source, &old, false, &options)),
+            };
+            let done = varv.ends(code, &words);
+            prop_assert_eq!(done.stdout.is_empty(), options.quiet || code == 2);
             prop_assert!(fs::read(&to).unwrap() == wanted, "{:?} {:?}", words, seed);
             prop_assert_eq!(fs::metadata(&to).unwrap().ino(), inode);
         }
@@ -173,6 +176,7 @@ fn devices_become_what_sparsecopy_made_of_them() {
         let source = layout(random, len);
         let mut options = random_options(random);
         options.seek = options.seek.min(MIB - len);
+        (options.check, options.quiet) = (false, false);
         write_sparse(&varv.path("from"), &source);
         let how = if seed % 2 == 0 { "--overwrite=always" } else { "--in-place" };
         let words = [args!["copy", how, "from", &device.path], &options.words()[..]].concat();
@@ -183,6 +187,80 @@ fn devices_become_what_sparsecopy_made_of_them() {
         varv.ok(args!["copy", "--verify", &device.path, "back"]);
         assert!(fs::read(varv.path("back")).unwrap() == device.content());
     }
+}
+
+/// sparsecopy's sizes: a bare number counts blocks of 512 bytes, units are powers of two.
+#[test]
+fn sizes_are_those_of_sparsecopy() {
+    let varv = Varv::without_repository();
+    let sizes: [(&str, u64); 16] = [
+        ("0", 0),
+        ("1", 512),
+        ("1024", 512 << 10),
+        ("1B", 1),
+        ("513b", 513),
+        ("3K", 3 << 10),
+        ("3k", 3 << 10),
+        ("3KiB", 3 << 10),
+        ("2M", 2 << 20),
+        ("2MiB", 2 << 20),
+        ("5G", 5 << 30),
+        ("5GiB", 5 << 30),
+        ("7T", 7 << 40),
+        ("7TiB", 7 << 40),
+        ("9P", 9 << 50),
+        ("1E", 1 << 60),
+    ];
+    for (text, bytes) in sizes {
+        for option in ["-f", "--finalsize"] {
+            let done = varv.json(args!["copy", "--dry-run", option, text, "/dev/null", "new"]);
+            assert_eq!(done["bytes_target"], bytes, "{option} {text}");
+        }
+        for option in ["-m", "--max", "--maxwrite"] {
+            let done = varv.json(args!["copy", "--dry-run", option, text, "/dev/zero", "new"]);
+            assert_eq!(done["bytes"], bytes, "{option} {text}");
+        }
+        for option in ["-s", "--seek"] {
+            let done = varv.json(args!["copy", "--dry-run", "-m0", option, text, "/dev/zero", "new"]);
+            assert_eq!(done["bytes_target"], bytes, "{option} {text}");
+        }
+        let code = if (1..=16 << 20).contains(&bytes) { 0 } else { 2 };
+        for option in ["-b", "--blocksize"] {
+            varv.ends(code, args!["copy", "--dry-run", "-m0", option, text, "/dev/zero", "new"]);
+        }
+    }
+    for text in ["", "-1", "1.5", "K", "1KB2", "0x10", "16E", "99999999999999999999", "36028797018963968"] {
+        for option in ["-f", "-m", "-s", "-b"] {
+            let word = format!("{option}{text}");
+            varv.ends(2, args!["copy", "--dry-run", &word, "/dev/zero", "new"]);
+        }
+    }
+    assert!(!varv.path("new").exists());
+}
+
+#[test]
+fn progress_is_drawn_where_it_is_asked_for() {
+    let varv = Varv::without_repository();
+    fs::write(varv.path("from"), bytes(1, MIB)).unwrap();
+    let done = varv.ok(args!["copy", "-q", "-p", "from", "to"]);
+    assert!(done.stdout.is_empty(), "{done:?}");
+    assert!(fs::read(varv.path("to")).unwrap() == bytes(1, MIB));
+}
+
+/// Whoever listens may be gone.
+#[test]
+fn a_broken_pipe_ends_without_a_panic() {
+    let varv = Varv::without_repository();
+    let block = [7; 4096];
+    let runs: Vec<(u64, &[u8])> = (0..4000).map(|number| (number * 16384, &block[..])).collect();
+    sparse_file(&varv.path("from"), 64 << 20, &runs);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let words = args!["sparse", "report", "--map", "from"];
+    let done = varv.command(words).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let done = done.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.code().is_some() && !said.contains("panicked"), "{:?} {said}", done.status);
 }
 
 #[test]
@@ -329,7 +407,7 @@ fn zeros_onto_a_used_device_are_zeros() {
 }
 
 #[test]
-fn a_full_disk_and_a_lost_reader_are_told() {
+fn a_full_disk_is_told() {
     let varv = Varv::without_repository();
     let point = varv.dir("point");
     fs::write(varv.path("from"), bytes(1, 4 * MIB)).unwrap();

@@ -135,3 +135,15 @@ pub fn change(root: &Path, random: &mut Random) {
     fs::write(root.join("today"), random.text(20_000)).unwrap();
     change_rows(&root.join("table"), random);
 }
+
+/// Writes a file whose zeros are holes here and there, as file systems have them.
+pub fn write_sparse(path: &Path, content: &[u8]) {
+    let runs: Vec<(u64, &[u8])> = content
+        .chunks(4096)
+        .enumerate()
+        .filter(|(number, block)| number % 7 == 0 || block.iter().any(|byte| *byte != 0))
+        .map(|(number, block)| (number as u64 * 4096, block))
+        .collect();
+    let _ = fs::remove_file(path);
+    sparse_file(path, content.len() as u64, &runs);
+}

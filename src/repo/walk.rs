@@ -26,6 +26,29 @@ pub struct Found {
     pub len: u32,
 }
 
+/// Chunks that are met one after the other, to be looked up many at once.
+#[derive(Default)]
+pub struct Met(Vec<(ChunkId, u32)>);
+
+impl Met {
+    /// Adds those of a map's extents; whether it is time to take them.
+    pub fn add(&mut self, extents: &[Extent]) -> bool {
+        self.0.extend(extents.iter().filter_map(|extent| match *extent {
+            Extent::Data { id, len } => Some((id, len)),
+            _ => None,
+        }));
+        self.0.len() >= BATCH
+    }
+
+    /// All so far with their lengths, in order, each once.
+    pub fn take(&mut self) -> Vec<(ChunkId, u32)> {
+        let mut chunks = std::mem::take(&mut self.0);
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks
+    }
+}
+
 /// What a walk is for.
 pub trait Visitor {
     /// A tree or map node; whether to go on below it.
@@ -38,7 +61,7 @@ pub trait Visitor {
 pub fn walk(catalog: &Catalog, listed: &Listed, visitor: &mut dyn Visitor, stop: &Stop) -> Result<()> {
     let tree = listed.snapshot.tree.root();
     let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", listed.id), e))?;
-    let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
+    let mut walk = Walk { catalog, visitor, stop, met: Met::default(), open: Vec::new() };
     if let Some(tree) = tree {
         walk.enter(&tree, true)?;
     }
@@ -52,7 +75,7 @@ pub fn walk_entries(
     visitor: &mut dyn Visitor,
     stop: &Stop,
 ) -> Result<()> {
-    let mut walk = Walk { catalog, visitor, stop, chunks: Vec::new(), open: Vec::new() };
+    let mut walk = Walk { catalog, visitor, stop, met: Met::default(), open: Vec::new() };
     entries.iter().try_for_each(|entry| walk.entry(entry))?;
     walk.run()
 }
@@ -61,7 +84,7 @@ struct Walk<'a> {
     catalog: &'a Catalog,
     visitor: &'a mut dyn Visitor,
     stop: &'a Stop,
-    chunks: Vec<(ChunkId, u32)>,
+    met: Met,
     open: Vec<Open>,
 }
 
@@ -147,17 +170,11 @@ impl Walk<'_> {
     }
 
     fn extents(&mut self, extents: &[Extent]) -> Result<()> {
-        self.chunks.extend(extents.iter().filter_map(|extent| match *extent {
-            Extent::Data { id, len } => Some((id, len)),
-            _ => None,
-        }));
-        if self.chunks.len() >= BATCH { self.flush() } else { Ok(()) }
+        if self.met.add(extents) { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        let mut chunks = std::mem::take(&mut self.chunks);
-        chunks.sort_unstable();
-        chunks.dedup();
+        let chunks = self.met.take();
         let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
         let mut index = self.catalog.index()?;
         let mut found = Vec::with_capacity(ids.len());

@@ -19,10 +19,8 @@ use crate::repo::index::Location;
 use crate::repo::marks::Marks;
 use crate::repo::nodes::child_path;
 use crate::repo::snapshots::{Listed, Snapshots};
+use crate::repo::walk::Met;
 use crate::text::escape;
-
-/// Chunks that are looked up at once; 56 bytes each on the way.
-const BATCH: usize = 1 << 17;
 
 /// Follows all snapshots.
 pub fn check(
@@ -76,7 +74,7 @@ struct Structure<'a> {
     /// Leaves of directories and map nodes that were followed.
     nodes: Marks,
     /// Chunks with the lengths that maps say, to be looked up.
-    chunks: Vec<(ChunkId, u32)>,
+    met: Met,
     /// All chunks that were met and are somewhere, if that is wanted.
     needed: Option<Marks>,
 }
@@ -150,7 +148,7 @@ impl<'a> Structure<'a> {
             stop,
             dirs: Marks::default(),
             nodes: Marks::default(),
-            chunks: Vec::new(),
+            met: Met::default(),
             needed: None,
         }
     }
@@ -290,18 +288,12 @@ impl<'a> Structure<'a> {
     }
 
     fn extents(&mut self, extents: &[Extent]) -> Result<()> {
-        self.chunks.extend(extents.iter().filter_map(|extent| match *extent {
-            Extent::Data { id, len } => Some((id, len)),
-            _ => None,
-        }));
-        if self.chunks.len() >= BATCH { self.flush() } else { Ok(()) }
+        if self.met.add(extents) { self.flush() } else { Ok(()) }
     }
 
     /// Looks up the chunks that have been met, and compares their lengths.
     fn flush(&mut self) -> Result<()> {
-        let mut chunks = std::mem::take(&mut self.chunks);
-        chunks.sort_unstable();
-        chunks.dedup();
+        let chunks = self.met.take();
         let ids: Vec<ChunkId> = chunks.iter().map(|(id, _)| *id).collect();
         let mut found: Vec<(Location, usize)> = Vec::with_capacity(ids.len());
         for (at, location) in self.catalog.locate(&ids)?.into_iter().enumerate() {

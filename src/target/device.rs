@@ -4,22 +4,14 @@
 //! what guarantees them: a punched or zeroed range, else written zeros. Discard is never used, but
 //! for whole blocks of thin volumes (`thin`): a device may ignore it and keep the old bytes.
 
-use std::fs;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
 
-use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, SeekFrom, fstat, fsync, ioctl_blksszget, open, seek,
-};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, SeekFrom, fstat, fsync, ioctl_blksszget, seek};
 
-use super::in_use::{Kernel, Number};
+use super::claim::claim;
+use super::in_use::Number;
 use super::thin::{ThinVolume, discard};
 use super::{Content, Counters, Counts, Empty, bytes};
 use crate::chunker::is_zero;
@@ -29,87 +21,6 @@ use crate::text::format_size;
 /// Below this, writing zeros costs less than a command to the device, of which each waits for the
 /// device; and no thin pool has blocks smaller than this that could be given back.
 const ZERO_COMMAND_MIN: u64 = 64 << 10;
-
-/// How often, and how far apart, a mapped device's open count is looked at: whoever looks at new
-/// devices (udev, blkid) opens them for a moment.
-const OPEN_COUNT_TRIES: u32 = 5;
-const OPEN_COUNT_WAIT: Duration = Duration::from_millis(200);
-
-/// The most symlinks that are followed to find out where a path leads.
-const SYMLINKS_MAX: u32 = 40;
-
-/// What a target path is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetKind {
-    /// Nothing is there.
-    Missing,
-    /// A block device.
-    BlockDevice,
-    /// A directory.
-    Directory,
-    /// Anything else.
-    File,
-}
-
-/// Says what a target path is, symlinks followed. What is under /dev and no block device is
-/// refused: a mistyped device must not become a file in memory.
-pub fn check_target_path(path: &Path) -> Result<TargetKind> {
-    let kind = match fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_block_device() => return Ok(TargetKind::BlockDevice),
-        Ok(meta) if meta.is_dir() => TargetKind::Directory,
-        Ok(_) => TargetKind::File,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => TargetKind::Missing,
-        Err(e) => return Err(e).at("look at", path),
-    };
-    if leads_to(path, SYMLINKS_MAX).starts_with("/dev") {
-        return Err(Error::Refused(format!(
-            "{} is under /dev, but is no block device; check the name",
-            path.display()
-        )));
-    }
-    Ok(kind)
-}
-
-/// Where a path leads, of which only a part may exist.
-fn leads_to(path: &Path, symlinks_left: u32) -> PathBuf {
-    if let Ok(real) = fs::canonicalize(path) {
-        return real;
-    }
-    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
-        return path.to_path_buf();
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    match fs::read_link(path) {
-        Ok(to) if symlinks_left > 0 => leads_to(&parent.join(to), symlinks_left - 1),
-        _ => leads_to(parent, symlinks_left).join(name),
-    }
-}
-
-/// A device's size and what is seen on it, for the one who is about to overwrite it.
-pub fn describe(path: &Path) -> Result<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = open(path, flags, Mode::empty()).at("open", path)?;
-    let len = seek(&fd, SeekFrom::End(0)).at("measure", path)?;
-    Ok(format!("{} has {} ({len} bytes); {}", path.display(), format_size(len), content_seen(path)))
-}
-
-fn content_seen(path: &Path) -> String {
-    match run_tool("blkid", &["-p".as_ref(), path.as_os_str()]) {
-        None => "blkid is not installed, so what is on it is not known".to_string(),
-        Some(output) => match String::from_utf8_lossy(&output.stdout).trim().rsplit_once(": ") {
-            Some((_, seen)) => format!("blkid sees on it: {seen}"),
-            None => "blkid sees nothing on it".to_string(),
-        },
-    }
-}
-
-/// Runs a program that may not be installed, and need not be on an ordinary user's PATH; `None` if
-/// it is not there.
-pub fn run_tool(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
-    ["", "/usr/sbin/", "/sbin/"]
-        .iter()
-        .find_map(|dir| Command::new(format!("{dir}{program}")).args(args).stdin(Stdio::null()).output().ok())
-}
 
 /// A block device, claimed for writing.
 pub struct DeviceTarget {
@@ -385,61 +296,6 @@ impl Zeroing {
     }
 }
 
-/// Opens the device so that no mount, swap, mapping or other claim can come in between, after
-/// which it is looked at who uses it without a claim.
-fn claim(path: &Path) -> Result<OwnedFd> {
-    let meta = fs::metadata(path).at("look at", path)?;
-    if !meta.file_type().is_block_device() {
-        return Err(Error::Refused(format!("{} is no block device; check the name", path.display())));
-    }
-    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = match open(path, flags, Mode::empty()) {
-        Err(Errno::BUSY) => {
-            let user = Kernel::read().user_of(Number::from_raw(meta.rdev()));
-            return Err(in_use(path, user.unwrap_or("another program holds it".to_string())));
-        }
-        other => other.at("open for writing", path)?,
-    };
-    let stat = fstat(&fd).at("look at", path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
-        return Err(Error::Refused(format!("{} was exchanged meanwhile; check it", path.display())));
-    }
-    match unclaimed_user(Number::from_raw(stat.st_rdev)) {
-        Some(user) => Err(in_use(path, user)),
-        None => Ok(fd),
-    }
-}
-
-fn unclaimed_user(number: Number) -> Option<String> {
-    let kernel = Kernel::read();
-    kernel.user_of(number).or_else(|| {
-        (kernel.is_mapped(number) && opened_by_others(number))
-            .then(|| "another program, such as a virtual machine, has it open".to_string())
-    })
-}
-
-/// Whether a mapped device is open more often than by us. Only dmsetup can tell; without it, the
-/// claim and the other signs must do.
-fn opened_by_others(number: Number) -> bool {
-    (0..OPEN_COUNT_TRIES).all(|again| {
-        if again > 0 {
-            sleep(OPEN_COUNT_WAIT);
-        }
-        open_count(number).is_some_and(|count| count > 1)
-    })
-}
-
-fn open_count(number: Number) -> Option<u64> {
-    let (major, minor) = (number.major.to_string(), number.minor.to_string());
-    let args = ["info", "-c", "--noheadings", "-o", "open", "-j", &major, "-m", &minor];
-    let output = run_tool("dmsetup", &args.map(AsRef::as_ref))?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-fn in_use(path: &Path, user: String) -> Error {
-    Error::Refused(format!("{} is in use: {user}; release it first, or name another device", path.display()))
-}
-
 fn too_small(path: &Path, has: u64, needs: u64) -> Error {
     Error::Refused(format!(
         "{} is too small: it has {} ({has} bytes), {} ({needs} bytes) are needed; enlarge it, or name another \
@@ -452,6 +308,7 @@ fn too_small(path: &Path, has: u64, needs: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::claim::describe;
     use super::super::testing::{Loop, Mount, run};
     use super::*;
 
@@ -653,31 +510,6 @@ mod tests {
         assert!(refusal(DeviceTarget::open(file.path(), 0)).contains("no block device"));
         assert!(refusal(DeviceTarget::open(Path::new("/dev/null"), 0)).contains("no block device"));
         assert!(DeviceTarget::open(Path::new("/dev/no-such-device"), 0).is_err());
-    }
-
-    #[test]
-    fn target_paths() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("file"), "").unwrap();
-        std::os::unix::fs::symlink("/dev/varv-test/gone", path("dangling")).unwrap();
-        std::os::unix::fs::symlink("loop", path("loop")).unwrap();
-        assert_eq!(check_target_path(&path("file")).unwrap(), TargetKind::File);
-        assert_eq!(check_target_path(dir.path()).unwrap(), TargetKind::Directory);
-        assert_eq!(check_target_path(&path("a/b/c")).unwrap(), TargetKind::Missing);
-        assert_eq!(check_target_path(Path::new("no-such-name")).unwrap(), TargetKind::Missing);
-        assert!(check_target_path(&path("loop")).is_err());
-        let up_to_root = Path::new("../../../../../../../../../../../../..");
-        let odd = dir.path().join(up_to_root).join("dev/shm/x");
-        for bad in ["/dev/varv-test/gone", "/dev/null", "/dev", "/dev/shm"].map(PathBuf::from) {
-            assert!(matches!(check_target_path(&bad), Err(Error::Refused(_))), "{}", bad.display());
-        }
-        assert!(matches!(check_target_path(&path("dangling")), Err(Error::Refused(_))));
-        assert!(matches!(check_target_path(&odd), Err(Error::Refused(_))));
-        if let Some(device) = Loop::new(&noise(MIB), 512) {
-            std::os::unix::fs::symlink(&device.path, path("device")).unwrap();
-            assert_eq!(check_target_path(&path("device")).unwrap(), TargetKind::BlockDevice);
-        }
     }
 
     #[test]

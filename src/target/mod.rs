@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::Result;
 
 mod bytes;
+mod claim;
 mod device;
 mod file;
 mod in_use;
+mod kind;
 mod metadata;
 mod nodes;
 mod overlap;
@@ -25,9 +27,11 @@ mod testing;
 mod thin;
 mod tree;
 
-pub use device::{DeviceTarget, TargetKind, check_target_path, describe, run_tool};
+pub use claim::{describe, run_tool};
+pub use device::DeviceTarget;
 pub use file::{FileOptions, FileTarget, write_whole};
 pub use in_use::is_swap;
+pub use kind::{TargetKind, check_target_path};
 pub use metadata::Metadata;
 pub use nodes::make_hard_link;
 pub use overlap::overlap;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::device::run_tool;
+use super::claim::run_tool;
 use super::in_use::Number;
 
 /// The smallest block that a pool can have.

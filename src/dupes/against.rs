@@ -9,47 +9,37 @@
 //! verdict   u32 root · path · u8 0 · varint length, 0 or 1 · varint root · bytes path
 //! ```
 
-use std::fs::File;
-use std::ops::Range;
+mod contents;
+mod reader;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
 
 use super::compare::Member;
 use super::found::Name;
 use super::open::{BytesRead, Opener};
 use super::paths::{DirId, Dirs, Root};
-use super::record::{Digest, FileRecord, take};
-use super::sorter::{Records, Sorted, Sorter};
+use super::sorter::{Sorted, Sorter};
 use super::stored::{self, Key, Place, Visit, key_of};
-use super::{Options, Problems, scan};
-use crate::chunker::{Chunker, Params, is_zero, stretches};
+use super::{Filters, Options, Problems, scan};
+use crate::chunker::{Chunker, Params};
 use crate::error::{Error, Result};
-use crate::format::map::{Extent, Map};
 use crate::format::pack::Kind;
 use crate::format::tree::Entry;
 use crate::format::wire::{Malformed, Reader, put_bytes, put_varint};
-use crate::id::{ChunkId, Key as HashKey};
+use crate::id::Key as HashKey;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::Extents;
-use crate::source::extents::read_at;
+use contents::{Content, Contents, Members};
+use reader::FileReader;
 
 /// Threads that read.
 const READERS: usize = 4;
 /// Files that wait to be read, and verdicts that wait to be taken.
 const QUEUE: usize = 64;
-/// Chunks that are looked up at once.
-const BATCH: usize = 1 << 14;
-/// Contents that a file is compared with at once: each holds a node of its map.
-const TOGETHER: usize = 64;
-/// What is read of a file at once.
-const WINDOW: usize = 256 << 10;
-const BLOCK: u64 = 4096;
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -158,7 +148,7 @@ pub fn run(
     observer.event(Event::Phase { name: "walking snapshots", bytes: None });
     let mut recorder =
         Recorder { catalog, options, sorter: Sorter::new(&options.temporary), record: Vec::new() };
-    let all = stored::Options { hidden: true, ..stored::Options::default() };
+    let all = Filters::default();
     let (dirs, _) = stored::visit(catalog, places, &all, stop, &mut recorder)?;
     let contents = recorder.sorter.finish()?;
     observer.event(Event::Phase { name: "reading", bytes: None });
@@ -195,7 +185,7 @@ impl Visit for Recorder<'_> {
     fn file(&mut self, root: u32, dir: DirId, path: &[u8], entry: &Entry) -> Result<Key> {
         let Some(map) = entry.map() else { return Err(Error::Internal("a file without content")) };
         let key = key_of(self.catalog, map)?;
-        if key.len > 0 && !(self.options.min_size..=self.options.max_size).contains(&key.len) {
+        if !self.options.filters.takes(key.len) {
             return Ok(key);
         }
         // What lies in no directory has its whole path as name.
@@ -211,72 +201,6 @@ impl Visit for Recorder<'_> {
         map.put(out);
         self.sorter.push(out)?;
         Ok(key)
-    }
-}
-
-/// A content of a snapshot.
-struct Content {
-    dir: DirId,
-    name: Vec<u8>,
-    map: Map,
-    /// Where its first chunk begins, and which that is; `None` if all is zeros.
-    first: Option<(u64, ChunkId)>,
-}
-
-/// Goes through contents by length.
-struct Contents<'s> {
-    catalog: &'s Catalog,
-    records: Records<'s>,
-    /// The next record, if it was read already.
-    next: Option<(u64, Digest, Vec<u8>)>,
-}
-
-impl<'s> Contents<'s> {
-    fn new(catalog: &'s Catalog, sorted: &'s Sorted) -> Result<Self> {
-        let mut contents = Self { catalog, records: sorted.records()?, next: None };
-        contents.advance()?;
-        Ok(contents)
-    }
-
-    fn advance(&mut self) -> Result<()> {
-        let short = Error::Internal("a sorted record is too short");
-        self.next = match self.records.next()? {
-            None => None,
-            Some(mut record) => {
-                let (len, digest) = take(&mut record).zip(take(&mut record)).ok_or(short)?;
-                Some((u64::from_be_bytes(len), digest, record.to_vec()))
-            }
-        };
-        Ok(())
-    }
-
-    /// The distinct contents of a length; lengths are asked for in ascending order.
-    fn of_len(&mut self, len: u64) -> Result<Vec<Content>> {
-        let mut out = Vec::new();
-        let mut before = None;
-        while let Some((next, digest, rest)) = self.next.take_if(|(next, ..)| *next <= len) {
-            if next == len && before.replace(digest) != Some(digest) {
-                out.push(self.content(&rest)?);
-            }
-            self.advance()?;
-        }
-        Ok(out)
-    }
-
-    fn content(&self, mut rest: &[u8]) -> Result<Content> {
-        let short = || Error::Internal("a sorted record is too short");
-        let rest = &mut rest;
-        let _root: [u8; 4] = take(rest).ok_or_else(short)?;
-        let dir = take(rest).map(u32::from_be_bytes).ok_or_else(short)?;
-        let name_len = take(rest).map(u32::from_be_bytes).ok_or_else(short)?;
-        let (name, map) = rest.split_at_checked(name_len as usize).ok_or_else(short)?;
-        let map = Map::read(&mut Reader::new(map)).map_err(|_| short())?;
-        let first = Extents::of(self.catalog, &map).find_map(|extent| match extent {
-            Ok((offset, Extent::Data { id, .. })) => Some(Ok((offset, id))),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        });
-        Ok(Content { dir, name: name.to_vec(), first: first.transpose()?, map })
     }
 }
 
@@ -325,7 +249,7 @@ impl Shared<'_> {
     ) -> Result<()> {
         let mut contents = Contents::new(self.catalog, contents)?;
         let mut of_len = (None, Arc::new(Vec::new()));
-        let mut members = Members { records: files.records()?, next: None };
+        let mut members = Members::new(files)?;
         while let Some(member) = members.next()? {
             self.stop.check()?;
             if of_len.0 != Some(member.inode.len) {
@@ -344,8 +268,7 @@ impl Shared<'_> {
     }
 
     fn read_some(&self, work: &Receiver<Job>, done: &Sender<Result<Done>>) {
-        let mut reader =
-            FileReader { shared: self, window: Window::default(), zeros: 0..0, path: Vec::new() };
+        let mut reader = FileReader::new(self);
         for (member, contents) in work {
             let result = match reader.find(&member, &contents) {
                 Err(error @ Error::Io { .. }) => {
@@ -359,247 +282,6 @@ impl Shared<'_> {
             }
         }
     }
-}
-
-/// Goes through found records file by file.
-struct Members<'s> {
-    records: Records<'s>,
-    /// The first name of the next file.
-    next: Option<Member>,
-}
-
-impl Members<'_> {
-    fn next(&mut self) -> Result<Option<Member>> {
-        loop {
-            let Some(record) = self.records.next()? else { return Ok(self.next.take()) };
-            let FileRecord { inode, dir, name } = FileRecord::of_found(record)?;
-            let name = (dir, name.to_vec());
-            match &mut self.next {
-                Some(file) if (file.inode.device, file.inode.inode) == (inode.device, inode.inode) => {
-                    file.names.push(name);
-                }
-                next => {
-                    if let Some(file) = next.replace(Member { inode, names: vec![name] }) {
-                        return Ok(Some(file));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What was read last of a file, from an offset on.
-#[derive(Default)]
-struct Window {
-    bytes: Vec<u8>,
-    at: u64,
-}
-
-impl Window {
-    /// Bytes of a file of this length; what is read moves forward by a window's length.
-    fn read(
-        &mut self,
-        file: &File,
-        len: u64,
-        at: u64,
-        want: usize,
-        counts: &BytesRead,
-    ) -> std::io::Result<&[u8]> {
-        let end = self.at + self.bytes.len() as u64;
-        if at < self.at || at + want as u64 > end {
-            let keep = if (self.at..end).contains(&at) { (at - self.at) as usize } else { self.bytes.len() };
-            self.bytes.drain(..keep);
-            self.at = at;
-            let have = self.bytes.len();
-            let whole = (len.saturating_sub(at)).min(WINDOW.max(want) as u64) as usize;
-            self.bytes.resize(whole.max(want), 0);
-            let read = read_at(file, self.bytes.get_mut(have..).unwrap_or_default(), at + have as u64)?;
-            counts.add(read as u64);
-            self.bytes.truncate(have + read);
-        }
-        let start = (at - self.at) as usize;
-        let short = || std::io::Error::other("it became shorter while it was read");
-        self.bytes.get(start..start + want).ok_or_else(short)
-    }
-}
-
-/// Reads files, one after the other.
-struct FileReader<'a> {
-    shared: &'a Shared<'a>,
-    window: Window,
-    /// A range of the file that was found to be zeros.
-    zeros: Range<u64>,
-    path: Vec<u8>,
-}
-
-/// A content that a file may have, as far as they were compared.
-struct Candidate<'a> {
-    number: usize,
-    extents: Extents<'a>,
-    /// Chunks that were not looked up yet.
-    ids: Vec<ChunkId>,
-}
-
-/// A file that is being read.
-struct Open<'a> {
-    file: &'a File,
-    len: u64,
-    is_sparse: bool,
-    failed: &'a dyn Fn(std::io::Error) -> Error,
-}
-
-impl Open<'_> {
-    /// Where data begins at or behind `at`, or up to a block before it; the end if nowhere.
-    fn data_from(&self, at: u64) -> u64 {
-        if !self.is_sparse {
-            return at;
-        }
-        match seek(self.file, SeekFrom::Data(at)) {
-            Ok(data) => at.max(data / BLOCK * BLOCK),
-            Err(Errno::NXIO) => self.len,
-            Err(_) => at,
-        }
-    }
-}
-
-impl<'a> FileReader<'a> {
-    /// The number of the content that a file has.
-    fn find(&mut self, member: &Member, contents: &[Content]) -> Result<Option<usize>> {
-        let Some((dir, name)) = member.names.first() else { return Ok(None) };
-        let opener = self.shared.opener;
-        let file = opener.open(*dir, name, &mut self.path)?;
-        let failed = |e| opener.failed(*dir, name, "read", e);
-        self.window.bytes.clear();
-        self.zeros = 0..0;
-        let inode = &member.inode;
-        let open = Open { file: &file, len: inode.len, is_sparse: inode.is_sparse, failed: &failed };
-        let first = self.first_chunk(&open)?;
-        let possible: Vec<usize> =
-            (0..contents.len()).filter(|at| contents.get(*at).is_some_and(|of| of.first == first)).collect();
-        let mut found = None;
-        for some in possible.chunks(TOGETHER) {
-            let candidates = some.iter().filter_map(|number| {
-                let extents = Extents::of(self.shared.catalog, &contents.get(*number)?.map);
-                Some(Candidate { number: *number, extents, ids: Vec::new() })
-            });
-            found = self.step(&open, candidates.collect())?;
-            if found.is_some() {
-                break;
-            }
-        }
-        opener.check(&file, *dir, name, &member.inode)?;
-        Ok(found)
-    }
-
-    fn read(&mut self, open: &Open, at: u64, len: usize) -> Result<&[u8]> {
-        self.window.read(open.file, open.len, at, len, &self.shared.opener.counts).map_err(open.failed)
-    }
-
-    /// Where the first run of data begins, and its first chunk.
-    fn first_chunk(&mut self, open: &Open) -> Result<Option<(u64, ChunkId)>> {
-        let (chunker, key) = (&self.shared.chunker, self.shared.key);
-        let window = (chunker.max_len() as u64).next_multiple_of(BLOCK);
-        let mut at = 0;
-        loop {
-            at = open.data_from(at);
-            if at >= open.len {
-                return Ok(None);
-            }
-            let want = window.min(open.len - at);
-            let bytes = self.read(open, at, want as usize)?;
-            match stretches(bytes).first() {
-                Some(zeros) if zeros.zero => at += zeros.end as u64,
-                Some(data) => {
-                    let run = bytes.get(..data.end).unwrap_or_default();
-                    let run_ends = data.end < bytes.len() || at + want == open.len;
-                    let cut = chunker.cut(run, at, run_ends).and_then(|cut| run.get(..cut));
-                    return Ok(cut.map(|chunk| (at, ChunkId::of(key, chunk))));
-                }
-                None => return Ok(None),
-            }
-        }
-    }
-
-    /// Goes through the file once, along with all candidates; the first that is left at its end
-    /// and whose chunks are all there.
-    fn step(&mut self, open: &Open, mut candidates: Vec<Candidate<'a>>) -> Result<Option<usize>> {
-        // Equal contents are cut at the same places, so all candidates that are left are mostly at
-        // the same one, and ask for the same range.
-        let mut done = Vec::new();
-        let mut ahead: Vec<(u64, Candidate, Extent)> = Vec::new();
-        for candidate in candidates.drain(..) {
-            advance(candidate, &mut ahead, &mut done)?;
-        }
-        while let Some(at) = ahead.iter().map(|(at, ..)| *at).min() {
-            self.shared.stop.check()?;
-            let mut known: Option<(u32, ChunkId)> = None;
-            let (now, later) = ahead.into_iter().partition(|(begin, ..)| *begin == at);
-            ahead = later;
-            let now: Vec<(u64, Candidate, Extent)> = now;
-            for (_, mut candidate, extent) in now {
-                let is_equal = match extent {
-                    Extent::Data { id, len } => {
-                        let own = match known {
-                            Some((known_len, id)) if known_len == len => id,
-                            _ => ChunkId::of(self.shared.key, self.read(open, at, len as usize)?),
-                        };
-                        known = Some((len, own));
-                        candidate.ids.push(id);
-                        own == id
-                    }
-                    Extent::Zero { len } | Extent::Hole { len } => self.is_zero(open, at, len)?,
-                };
-                if is_equal && (candidate.ids.len() < BATCH || self.are_there(&mut candidate.ids)?) {
-                    advance(candidate, &mut ahead, &mut done)?;
-                }
-            }
-        }
-        for mut candidate in done {
-            if self.are_there(&mut candidate.ids)? {
-                return Ok(Some(candidate.number));
-            }
-        }
-        Ok(None)
-    }
-
-    fn is_zero(&mut self, open: &Open, begin: u64, len: u64) -> Result<bool> {
-        let end = begin + len;
-        let is_known = self.zeros.contains(&begin) && end <= self.zeros.end;
-        let mut at = if is_known { end } else { begin };
-        loop {
-            at = open.data_from(at).min(end);
-            if at == end {
-                if !is_known {
-                    self.zeros = begin..end;
-                }
-                return Ok(true);
-            }
-            let piece = (end - at).min(WINDOW as u64);
-            if !is_zero(self.read(open, at, piece as usize)?) {
-                return Ok(false);
-            }
-            at += piece;
-        }
-    }
-
-    fn are_there(&self, ids: &mut Vec<ChunkId>) -> Result<bool> {
-        let found = self.shared.catalog.locate(ids)?;
-        ids.clear();
-        Ok(found.iter().all(Option::is_some))
-    }
-}
-
-/// To the candidate's next extent, or to those that are done.
-fn advance<'a>(
-    mut candidate: Candidate<'a>,
-    ahead: &mut Vec<(u64, Candidate<'a>, Extent)>,
-    done: &mut Vec<Candidate<'a>>,
-) -> Result<()> {
-    match candidate.extents.next().transpose()? {
-        Some((at, extent)) => ahead.push((at, candidate, extent)),
-        None => done.push(candidate),
-    }
-    Ok(())
 }
 
 /// Takes verdicts.

@@ -7,9 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
-
 use super::Problems;
 use super::heads::END_LEN;
 use super::open::Opener;
@@ -19,7 +16,7 @@ use crate::chunker::is_zero;
 use crate::error::Result;
 use crate::id::{Hasher, checksum};
 use crate::observe::Stop;
-use crate::source::extents::read_at;
+use crate::source::extents::{data_from, read_at};
 
 /// Files that one thread has open at once.
 pub const STEP_FILES_MAX: usize = 16;
@@ -202,11 +199,7 @@ impl Stepper {
     /// Where data begins at or behind `at`, at most `end`.
     fn data_from(&mut self, at: u64, end: u64) -> u64 {
         if self.member.inode.is_sparse && self.data_from <= at {
-            self.data_from = match seek(&self.file, SeekFrom::Data(at)) {
-                Ok(data) => data.max(at),
-                Err(Errno::NXIO) => u64::MAX,
-                Err(_) => at,
-            };
+            self.data_from = data_from(&self.file, at, u64::MAX);
         }
         self.data_from.clamp(at, end)
     }

@@ -29,6 +29,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Stop};
+use crate::source::exclude::Patterns;
 use compare::{Comparer, Member};
 use found::Findings;
 use open::{BytesRead, Opener};
@@ -56,7 +57,20 @@ pub struct Options {
     pub references: Vec<PathBuf>,
     /// Where a temporary file is made, if one is needed.
     pub temporary: PathBuf,
-    /// Files of fewer bytes are passed over.
+    /// Which files count.
+    pub filters: Filters,
+    /// Whether to stay on the roots' file systems.
+    pub one_file_system: bool,
+    /// Whether only groups count that have files below more than one root.
+    pub isolate: bool,
+    /// Whether to tell files that have no equal.
+    pub unique: bool,
+}
+
+/// Which files count, in live trees and in snapshots.
+#[derive(Debug, Clone)]
+pub struct Filters {
+    /// Files of fewer bytes are passed over; what equal directories are does not depend on it.
     pub min_size: u64,
     /// So are files of more.
     pub max_size: u64,
@@ -68,12 +82,29 @@ pub struct Options {
     pub include: Vec<OsString>,
     /// Patterns of what is passed over.
     pub exclude: Vec<OsString>,
-    /// Whether to stay on the roots' file systems.
-    pub one_file_system: bool,
-    /// Whether only groups count that have files below more than one root.
-    pub isolate: bool,
-    /// Whether to tell files that have no equal.
-    pub unique: bool,
+}
+
+/// All files that are not empty.
+impl Default for Filters {
+    fn default() -> Self {
+        let (include, exclude) = (Vec::new(), Vec::new());
+        Self { min_size: 1, max_size: u64::MAX, empty: false, hidden: true, include, exclude }
+    }
+}
+
+impl Filters {
+    /// Whether files of this length count.
+    pub fn takes(&self, len: u64) -> bool {
+        match len {
+            0 => self.empty,
+            len => (self.min_size..=self.max_size).contains(&len),
+        }
+    }
+
+    /// What is to be included; `None` for all.
+    fn included(&self) -> Result<Option<Patterns>> {
+        (!self.include.is_empty()).then(|| Patterns::new(&self.include)).transpose()
+    }
 }
 
 /// What was counted.

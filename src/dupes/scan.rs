@@ -43,10 +43,7 @@ pub struct Counts {
 pub fn scan(roots: &[Root], options: &Options, problems: &Problems, stop: &Stop) -> Result<Scan> {
     let files = Sorter::new(&options.temporary);
     let dirs = Dirs::new(roots.len());
-    let include = match options.include.is_empty() {
-        true => None,
-        false => Some(Patterns::new(&options.include)?),
-    };
+    let include = options.filters.included()?;
     let sources: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
     let scan = Scan { files: Sorted::empty(), dirs, counts: Counts::default() };
     let mut scanner = Scanner { options, include, problems, stop, files, scan, record: Vec::new() };
@@ -54,7 +51,7 @@ pub fn scan(roots: &[Root], options: &Options, problems: &Problems, stop: &Stop)
         // One root below another is walked for itself, once.
         let never = sources.iter().filter(|other| **other != root.path).cloned().collect();
         let excludes = ExcludeOptions {
-            patterns: options.exclude.clone(),
+            patterns: options.filters.exclude.clone(),
             one_file_system: options.one_file_system,
             never,
             ..Default::default()
@@ -105,7 +102,7 @@ struct Open {
 
 impl Scanner<'_> {
     fn root(&mut self, id: DirId, root: &Path, excludes: &SourceExcludes) -> Result<()> {
-        let wanted = Wanted { excludes, hidden: self.options.hidden };
+        let wanted = Wanted { excludes, hidden: self.options.filters.hidden };
         std::thread::scope(|scope| {
             let walker = Walker::new(scope, root, WALK_THREADS, &wanted);
             let Some(entries) = self.enter(&walker, walker.root()) else { return Ok(()) };
@@ -176,12 +173,8 @@ impl Scanner<'_> {
 
     fn file(&mut self, dir: DirId, name: &[u8], stat: &Stat) -> Result<()> {
         let inode = Inode::new(stat);
-        if inode.len == 0 && !self.options.empty {
-            self.scan.counts.empty += 1;
-            return Ok(());
-        }
-        let is_empty_wanted = inode.len == 0 && self.options.empty;
-        if !is_empty_wanted && !(self.options.min_size..=self.options.max_size).contains(&inode.len) {
+        if !self.options.filters.takes(inode.len) {
+            self.scan.counts.empty += u64::from(inode.len == 0);
             return Ok(());
         }
         self.scan.counts.files += 1;

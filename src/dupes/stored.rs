@@ -11,7 +11,6 @@ mod ranges;
 mod walk;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ use jiff::Timestamp;
 use super::found::{File, Findings, Group, Name};
 use super::paths::{Dirs, Root};
 use super::sorter::{Sorted, Sorter};
-use super::{Report, Totals};
+use super::{Filters, Report, Totals};
 use crate::error::Result;
 use crate::format::tree::Entry;
 use crate::id::SnapshotId;
@@ -64,18 +63,8 @@ pub struct Origin {
 pub struct Options {
     /// Where a temporary file is made, if one is needed.
     pub temporary: PathBuf,
-    /// Files of fewer bytes are passed over; what equal directories are does not depend on it.
-    pub min_size: u64,
-    /// So are files of more.
-    pub max_size: u64,
-    /// Whether empty files count.
-    pub empty: bool,
-    /// Whether names that begin with a dot count.
-    pub hidden: bool,
-    /// Patterns; if there are any, only files count that match or lie below what matches.
-    pub include: Vec<OsString>,
-    /// Patterns of what is passed over.
-    pub exclude: Vec<OsString>,
+    /// Which files count.
+    pub filters: Filters,
     /// Whether only groups count that have files of more than one host or label.
     pub isolate: bool,
     /// Whether to tell files that have no equal.

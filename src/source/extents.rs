@@ -104,6 +104,16 @@ impl Iterator for Spans<'_> {
     }
 }
 
+/// Where data begins at or behind `at`, `end` if not before that; `at` where the file system does
+/// not tell.
+pub fn data_from(file: impl AsFd, at: u64, end: u64) -> u64 {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data.clamp(at, end),
+        Err(Errno::NXIO) => end,
+        Err(_) => at,
+    }
+}
+
 /// Whether a file takes less room than its length, so that asking for holes may pay.
 pub fn is_sparse(stat: &Stat) -> bool {
     (stat.st_blocks as u64) * 512 < stat.st_size as u64

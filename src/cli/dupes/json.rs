@@ -7,7 +7,7 @@ use super::out::Out;
 use crate::cli::output::rfc3339;
 use crate::dupes::report::{FileRow, GroupRow, whole_path};
 use crate::dupes::stored::{EqualDirs, Origin, Partly, PartlyFile, Range, Relations};
-use crate::dupes::{File, Group, Name, Report, Root, Sink, Totals};
+use crate::dupes::{File, Filters, Group, Name, Report, Root, Sink, Totals};
 use crate::error::Result;
 use crate::text::escape;
 
@@ -42,19 +42,34 @@ struct OriginRow {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Policy {
     /// The least length of a file.
-    pub min_size: u64,
+    min_size: u64,
     /// The greatest.
-    pub max_size: Option<u64>,
+    max_size: Option<u64>,
     /// Whether empty files count.
-    pub empty: bool,
+    empty: bool,
     /// Whether names with a dot first do.
-    pub hidden: bool,
+    hidden: bool,
     /// Whether to stay on the roots' file systems.
-    pub one_file_system: bool,
+    one_file_system: bool,
     /// Whether groups must have files of more than one root, or of more than one host or label.
-    pub isolate: bool,
+    isolate: bool,
     /// What hard links are.
-    pub hard_links: &'static str,
+    hard_links: &'static str,
+}
+
+impl Policy {
+    /// Of these filters.
+    pub fn new(filters: &Filters, one_file_system: bool, isolate: bool) -> Self {
+        Self {
+            min_size: filters.min_size,
+            max_size: Some(filters.max_size).filter(|max| *max < u64::MAX),
+            empty: filters.empty,
+            hidden: filters.hidden,
+            one_file_system,
+            isolate,
+            hard_links: "one file",
+        }
+    }
 }
 
 /// What was counted.

@@ -8,7 +8,7 @@ use crate::cli::Outcome;
 use crate::cli::error::Exit;
 use crate::cli::global::Global;
 use crate::cli::signals::STOP;
-use crate::dupes::{self, Options, Report};
+use crate::dupes::{self, Filters, Options, Report};
 use crate::source::walk::raise_file_limit;
 
 impl FileFilters {
@@ -18,15 +18,22 @@ impl FileFilters {
             roots,
             references: Vec::new(),
             temporary: std::env::temp_dir(),
+            one_file_system: self.one_file_system,
+            filters: self.filters(),
+            isolate: false,
+            unique: false,
+        }
+    }
+
+    /// Which files count.
+    pub fn filters(self) -> Filters {
+        Filters {
             min_size: self.min_size,
             max_size: self.max_size.unwrap_or(u64::MAX),
             empty: self.empty,
             hidden: !self.no_hidden,
             include: self.include,
             exclude: self.exclude,
-            one_file_system: self.one_file_system,
-            isolate: false,
-            unique: false,
         }
     }
 }
@@ -44,15 +51,7 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let told = Told {
         text: text::live_policy(&options),
         unique: options.unique,
-        policy: json::Policy {
-            min_size: options.min_size,
-            max_size: Some(options.max_size).filter(|max| *max < u64::MAX),
-            empty: options.empty,
-            hidden: options.hidden,
-            one_file_system: options.one_file_system,
-            isolate: options.isolate,
-            hard_links: "one file",
-        },
+        policy: json::Policy::new(&options.filters, options.one_file_system, options.isolate),
     };
     write(&report, &told, format, global.quiet, &mut out)?;
     out.flush();

@@ -120,12 +120,7 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let share = snapshots.share.unwrap_or(SHARE_MIN);
     let options = Options {
         temporary: std::env::temp_dir(),
-        min_size: filters.min_size,
-        max_size: filters.max_size.unwrap_or(u64::MAX),
-        empty: filters.empty,
-        hidden: !filters.no_hidden,
-        include: filters.include,
-        exclude: filters.exclude,
+        filters: filters.filters(),
         isolate,
         unique,
         share_min: (!snapshots.no_partly).then_some(share),
@@ -155,14 +150,6 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
 }
 
 fn told(options: &Options) -> Told {
-    let policy = json::Policy {
-        min_size: options.min_size,
-        max_size: Some(options.max_size).filter(|max| *max < u64::MAX),
-        empty: options.empty,
-        hidden: options.hidden,
-        one_file_system: false,
-        isolate: options.isolate,
-        hard_links: "one file",
-    };
+    let policy = json::Policy::new(&options.filters, false, options.isolate);
     Told { text: text::stored_policy(options), policy, unique: options.unique }
 }

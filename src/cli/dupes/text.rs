@@ -3,7 +3,7 @@
 use super::Told;
 use super::out::Out;
 use crate::dupes::stored::{self, EqualDirs, Partly, PartlyFile, Range, Relations};
-use crate::dupes::{File, Group, Name, Options, Report, Root, Sink, Totals};
+use crate::dupes::{File, Filters, Group, Name, Options, Report, Root, Sink, Totals};
 use crate::error::Result;
 use crate::source::path_of;
 use crate::text::{escape, format_size};
@@ -179,16 +179,11 @@ fn stored_totals(totals: &Totals, relations: &Relations, places: usize, passed_o
 
 /// What counted as what: without it totals mean nothing.
 pub fn live_policy(options: &Options) -> String {
-    let size = match (options.min_size, options.max_size) {
-        (min, u64::MAX) => format!("files from {}", format_size(min)),
-        (min, max) => format!("files from {} to {}", format_size(min), format_size(max)),
-    };
     let yes = |is: bool, yes: &str| if is { format!(", {yes}") } else { String::new() };
     format!(
-        "policy     {size}, empty files {}{}{}{}{}; hard links are one file, shared bytes no waste, symlinks \
-         not followed; equal means byte for byte",
-        if options.empty { "counted" } else { "left out" },
-        yes(!options.hidden, "hidden ones left out"),
+        "policy     {}{}{}{}; hard links are one file, shared bytes no waste, symlinks not followed; equal \
+         means byte for byte",
+        counted(&options.filters),
         yes(options.one_file_system, "on one file system"),
         yes(options.isolate, "groups below more than one directory"),
         yes(!options.references.is_empty(), "groups with a file among the references"),
@@ -197,21 +192,27 @@ pub fn live_policy(options: &Options) -> String {
 
 /// The same for snapshots.
 pub fn stored_policy(options: &stored::Options) -> String {
-    let max = if options.max_size == u64::MAX {
-        String::new()
-    } else {
-        format!(" to {}", format_size(options.max_size))
-    };
     let share = match options.share_min {
         Some(share) => format!("partly equal from {share} % of the shorter"),
         None => "partly equal ones not looked for".into(),
     };
     format!(
-        "policy     files from {}{max}, empty files {}{}; hard links are one file, a path of one host counts once; \
-         wasted is what the sources take, the repository keeps one; directories are equal by names and content; {share}",
-        format_size(options.min_size),
-        if options.empty { "counted" } else { "left out" },
-        if options.hidden { "" } else { ", hidden ones left out" },
+        "policy     {}; hard links are one file, a path of one host counts once; wasted is what the sources take, \
+         the repository keeps one; directories are equal by names and content; {share}",
+        counted(&options.filters),
+    )
+}
+
+fn counted(filters: &Filters) -> String {
+    let max = match filters.max_size {
+        u64::MAX => String::new(),
+        max => format!(" to {}", format_size(max)),
+    };
+    format!(
+        "files from {}{max}, empty files {}{}",
+        format_size(filters.min_size),
+        if filters.empty { "counted" } else { "left out" },
+        if filters.hidden { "" } else { ", hidden ones left out" },
     )
 }
 

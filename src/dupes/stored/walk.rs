@@ -13,7 +13,7 @@ use super::super::record::{Inode, take, take_time};
 use super::super::sorter::{Sorted, Sorter};
 use super::content::{Key, key_of};
 use super::partly::Chunks;
-use super::{Options, Place};
+use super::{Filters, Options, Place};
 use crate::error::{Error, Result};
 use crate::format::tree::{Entry, Payload};
 use crate::id::{ChunkId, Hasher};
@@ -114,7 +114,7 @@ pub fn walk(catalog: &Catalog, places: &[Place], options: &Options, stop: &Stop)
         totals: Totals::default(),
         chunks: options.share_min.map(|_| Chunks::new(&options.temporary)),
     };
-    let (dirs, infos) = visit(catalog, places, options, stop, &mut recorder)?;
+    let (dirs, infos) = visit(catalog, places, &options.filters, stop, &mut recorder)?;
     let Recorder { files, mut totals, chunks, .. } = recorder;
     totals.dirs = (infos.len() - places.len()) as u64;
     Ok(Walked { files: files.finish()?, dirs, infos, totals, chunks })
@@ -131,19 +131,15 @@ pub trait Visit {
 pub fn visit(
     catalog: &Catalog,
     places: &[Place],
-    options: &Options,
+    filters: &Filters,
     stop: &Stop,
     visitor: &mut dyn Visit,
 ) -> Result<(Dirs, Vec<DirInfo>)> {
-    let include = match options.include.is_empty() {
-        true => None,
-        false => Some(Patterns::new(&options.include)?),
-    };
     let mut walk = Walk {
         catalog,
-        hidden: options.hidden,
-        include,
-        exclude: Patterns::new(&options.exclude)?,
+        hidden: filters.hidden,
+        include: filters.included()?,
+        exclude: Patterns::new(&filters.exclude)?,
         stop,
         visitor,
         dirs: Dirs::new(places.len()),
@@ -365,11 +361,8 @@ impl Visit for Recorder<'_> {
     fn file(&mut self, root: u32, dir: DirId, path: &[u8], entry: &Entry) -> Result<Key> {
         let Some(map) = entry.map() else { return Err(Error::Internal("a file without content")) };
         let key = key_of(self.catalog, map)?;
-        if key.len == 0 && !self.options.empty {
-            self.totals.empty += 1;
-            return Ok(key);
-        }
-        if key.len > 0 && !(self.options.min_size..=self.options.max_size).contains(&key.len) {
+        if !self.options.filters.takes(key.len) {
+            self.totals.empty += u64::from(key.len == 0);
             return Ok(key);
         }
         self.totals.files += 1;

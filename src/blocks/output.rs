@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::chunker::{is_zero, stretches_by};
 use crate::error::{Error, IoContext, Result};
-use crate::source::extents::{Span, Spans};
+use crate::source::extents::{Spans, data_from};
 use crate::target::{Content, Counts, DeviceTarget, Empty, Existing, FileOptions, FileTarget, TargetDir};
 
 /// Zeros that are shorter are written with the data around them: no file system has smaller
@@ -75,24 +75,25 @@ impl Output {
         Spans::within(self.as_fd(), range, block, matches!(self, Output::File(_)))
     }
 
-    /// The parts of a range that do not read as zeros, in pieces; holes are not read. Stops when
+    /// The parts of a range that do not read as zeros, in pieces; long holes are not read. Stops when
     /// `found` fails.
     pub fn nonzero(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         let mut buffer = Vec::new();
-        for span in self.spans(range, 1) {
-            let Span::Data(data) = span else { continue };
-            let mut at = data.start;
-            while at < data.end {
-                let end = data.end.min(at + LOOK_LEN);
-                buffer.resize((end - at) as usize, 0);
-                self.content().read_at(at, &mut buffer)?;
-                if !is_zero(&buffer) {
-                    found(at..end)?;
-                }
-                at = end;
+        let mut at = range.start;
+        loop {
+            // Where the data ends is not asked: to tell, a file system may go through all of it.
+            at = if matches!(self, Output::File(_)) { data_from(self, at, range.end) } else { at };
+            if at >= range.end {
+                return Ok(());
             }
+            let end = range.end.min(at + LOOK_LEN);
+            buffer.resize((end - at) as usize, 0);
+            self.content().read_at(at, &mut buffer)?;
+            if !is_zero(&buffer) {
+                found(at..end)?;
+            }
+            at = end;
         }
-        Ok(())
     }
 }
 

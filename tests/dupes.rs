@@ -268,32 +268,16 @@ fn odd_names_come_back_from_every_format() {
     assert!(expected.iter().all(|path| raw.windows(path.len()).any(|window| window == path)));
 }
 
-/// A browser that runs without a screen, or a message.
-fn browser() -> Option<&'static str> {
-    let names = ["chromium-headless-shell", "chromium", "google-chrome", "chrome"];
-    let runs =
-        |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|done| done.status.success());
-    names.iter().find(runs).copied().or_else(|| support::system::skip("no browser"))
-}
-
 #[test]
 fn the_page_shows_itself_in_a_browser() {
-    let Some(browser) = browser() else { return };
     let root = tree();
     fs::create_dir(root.path().join("dir")).unwrap();
     for name in ["<b>one</b>", "dir/two", "dir/three"] {
         fs::create_dir_all(root.path().join(name).parent().unwrap()).unwrap();
         fs::write(root.path().join(name), noise(5000, 4)).unwrap();
     }
-    let page = tempfile::Builder::new().suffix(".html").tempfile().unwrap();
-    fs::write(page.path(), ok(args![root.path(), "--format", "html"]).stdout).unwrap();
-    let done = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"])
-        .arg(format!("file://{}", page.path().display()))
-        .output()
-        .unwrap();
-    let shown = String::from_utf8(done.stdout).unwrap();
-    let body = shown.split_once("id=\"data\"").unwrap().0;
+    let page = ok(args![root.path(), "--format", "html"]).stdout;
+    let Some(body) = support::system::shown(&page) else { return };
     // What the script made: a row, a total, and cells of the map.
     assert_eq!(body.matches("<tr>").count(), 1 + 1, "the head and a group: {body}");
     assert!(body.contains(">9.8 KiB<") && body.contains("1 group<"), "{body}");

@@ -83,8 +83,42 @@ fn planted_truth_is_found_without_the_source() {
     assert!((200_000..=300_000).contains(&shared), "{shared}");
     assert_eq!(found["totals"]["hard_links"], 1);
     assert_eq!(found["totals"]["bytes_read"], 0);
-    let text = varv.ok(args!["dupes", "--from-repository"]).stdout;
-    assert!(text.starts_with(b"585.9 KiB wasted: 2 directories"), "directories come first");
+    let told = |format: &str| varv.ok(args!["dupes", "--from-repository", "--format", format]).stdout;
+    assert!(told("text").starts_with(b"585.9 KiB wasted: 2 directories"), "directories come first");
+
+    let lines = rows(&told("csv"));
+    let of = |kind: &str, field: usize| {
+        lines.iter().filter(|row| row[10] == kind).map(|row| row[field].clone()).collect::<Vec<_>>()
+    };
+    assert!(lines.iter().all(|row| row.len() == 13), "{lines:?}");
+    assert_eq!(of("file", 3).len(), 8);
+    assert_eq!(of("directory", 3).into_iter().collect::<BTreeSet<_>>(), below(&dir, &["a", "b/a"]));
+    assert_eq!(of("directory", 2), vec!["600000"; 2]);
+    let names = below(&dir, &["longer", "a/one", "a/sub/two", "b/a/one", "b/a/sub/two"]);
+    assert_eq!(of("partly", 3).into_iter().collect::<BTreeSet<_>>(), names);
+    assert!(
+        of("partly", 11).iter().all(|bytes| (200_000..=300_000).contains(&bytes.parse::<u64>().unwrap()))
+    );
+    let groups: BTreeSet<u64> = lines.iter().map(|row| row[0].parse().unwrap()).collect();
+    assert_eq!(groups, (1..=5).collect(), "each a number of its own");
+
+    let page = told("html");
+    let data = String::from_utf8(page.clone()).unwrap();
+    let data = data.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+    let data: Value = serde_json::from_str(data).unwrap();
+    for kind in ["directories", "partly", "ranges"] {
+        assert_eq!(data["relations"][kind], found[kind], "{kind}");
+    }
+    let Some(body) = support::system::shown(&page) else { return };
+    for said in ["Equal directories: 1", "Partly equal files: 1", "/b/a</li>"] {
+        assert!(body.replace(" </li>", "</li>").contains(said), "{said}: {body}");
+    }
+}
+
+/// The lines of a table without quotes, but for its head.
+fn rows(csv: &[u8]) -> Vec<Vec<String>> {
+    let text = std::str::from_utf8(csv).unwrap();
+    text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect()
 }
 
 #[test]
@@ -140,6 +174,10 @@ fn large_files_share_ranges() {
         let begin = if end["path"].as_str().unwrap().ends_with('a') { 10 << 20 } else { 4 << 20 };
         assert!((begin..begin + (1 << 20)).contains(&end["offset"].as_u64().unwrap()), "{end}");
     }
+    let csv = varv.ok(args!["dupes", "--from-repository", "--share", "40", "--format", "csv"]).stdout;
+    let lines: Vec<_> = rows(&csv).into_iter().filter(|row| row[10] == "range").collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|row| row[1] == bytes.to_string() && row[11] == row[1]), "{lines:?}");
     assert_eq!(found["partly"].as_array().unwrap().len(), 1);
     assert_eq!(report(&varv, args!["--share", "60"])["partly"].as_array().unwrap().len(), 0);
     let versions = report(&varv, args!["--all", "--share", "90"]);

@@ -101,3 +101,21 @@ impl Drop for Mount {
         run("umount", &[self.0.to_str().unwrap()]);
     }
 }
+
+/// What a browser without a screen makes of a page up to its data; `None` with a message if there is
+/// none.
+pub fn shown(page: &[u8]) -> Option<String> {
+    let names = ["chromium-headless-shell", "chromium", "google-chrome", "chrome"];
+    let runs =
+        |name: &&&str| Command::new(name).arg("--version").output().is_ok_and(|done| done.status.success());
+    let Some(browser) = names.iter().find(runs) else { return skip("no browser") };
+    let file = tempfile::Builder::new().suffix(".html").tempfile().unwrap();
+    fs::write(file.path(), page).unwrap();
+    let done = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"])
+        .arg(format!("file://{}", file.path().display()))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(done.stdout).unwrap();
+    Some(shown.split_once("id=\"data\"").unwrap().0.to_owned())
+}

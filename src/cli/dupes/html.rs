@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::Told;
-use super::json::TotalsRow;
+use super::json::{RelationsRow, TotalsRow};
 use super::out::Out;
 use crate::dupes::report::{FileRow, GroupRow};
 use crate::dupes::{File, Group, Report, Root, Sink};
@@ -20,6 +20,8 @@ const MARK: &str = "/*DATA*/";
 /// Groups in a page, and files of each: a browser shows no more in a usable way.
 const GROUPS_MAX: u64 = 5000;
 const FILES_MAX: u64 = 200;
+/// Equal directories, partly equal files and ranges: so many of each.
+const RELATIONS_MAX: usize = 1000;
 
 #[derive(Serialize)]
 struct Head {
@@ -46,7 +48,13 @@ pub fn write(report: &Report, told: &Told, out: &mut Out) -> Result<()> {
     out.bytes(script_safe(&head).strip_suffix("}").unwrap_or_default().as_bytes());
     out.bytes(b",\"groups\":[");
     report.found.tell(&mut Groups { roots: &report.roots, groups: 0, files: 0, out })?;
-    out.bytes(b"]}");
+    out.bytes(b"]");
+    if let Some(relations) = &report.relations {
+        let row = script_safe(&RelationsRow::new(relations, &report.roots, RELATIONS_MAX));
+        out.bytes(b",\n\"relations\":");
+        out.bytes(row.as_bytes());
+    }
+    out.bytes(b"}");
     out.bytes(after.as_bytes());
     Ok(())
 }

@@ -156,6 +156,26 @@ fn relations_json(relations: &Relations, roots: &[Root], out: &mut Out) {
     out.array("ranges", ranges.iter().map(|range| RangeRow::new(range, roots)));
 }
 
+/// What else is equal, the first of each kind.
+#[derive(Serialize)]
+pub struct RelationsRow {
+    directories: Vec<DirsRow>,
+    partly: Vec<PartlyRow>,
+    ranges: Vec<RangeRow>,
+}
+
+impl RelationsRow {
+    /// At most `max` of each kind.
+    pub fn new(relations: &Relations, roots: &[Root], max: usize) -> Self {
+        let Relations { dirs, partly, ranges } = relations;
+        Self {
+            directories: dirs.iter().take(max).map(|group| DirsRow::new(group, roots)).collect(),
+            partly: partly.iter().take(max).map(|group| PartlyRow::new(group, roots)).collect(),
+            ranges: ranges.iter().take(max).map(|range| RangeRow::new(range, roots)).collect(),
+        }
+    }
+}
+
 /// Equal directories.
 #[derive(Serialize)]
 struct DirsRow {

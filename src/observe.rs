@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -108,16 +109,30 @@ impl Stop {
     }
 
     /// Waits until a pipe or socket has something to read, or has ended; an error once a stop was
-    /// asked for.
-    pub fn wait_to_read(&self, from: impl AsFd) -> io::Result<()> {
-        let mut wanted = [PollFd::new(&from, PollFlags::IN)];
-        let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
+    /// asked for, or the limit has passed.
+    pub fn wait_to_read(&self, from: impl AsFd, limit: Option<Duration>) -> io::Result<()> {
+        self.wait(PollFd::new(&from, PollFlags::IN), limit)
+    }
+
+    /// Waits until a pipe or socket takes bytes, a pipe as many as `PIPE_BUF`, or is closed at its
+    /// other end; an error once a stop was asked for, or the limit has passed.
+    pub fn wait_to_write(&self, to: impl AsFd, limit: Option<Duration>) -> io::Result<()> {
+        self.wait(PollFd::new(&to, PollFlags::OUT), limit)
+    }
+
+    fn wait(&self, wanted: PollFd, limit: Option<Duration>) -> io::Result<()> {
+        let began = Instant::now();
+        let mut wanted = [wanted];
+        let look = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY };
         loop {
             self.check().map_err(io::Error::other)?;
-            match poll(&mut wanted, Some(&wait)) {
+            match poll(&mut wanted, Some(&look)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(()),
                 Err(e) => return Err(e.into()),
+            }
+            if limit.is_some_and(|limit| began.elapsed() >= limit) {
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }

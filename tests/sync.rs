@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
-use support::make::{Random, bytes, overwrite, sparse_file};
+use support::make::{Random, bytes, overwrite, sparse_file, write_sparse};
 use support::system::{Loop, Mount, run, skip};
 use support::{Varv, args};
 
@@ -21,6 +21,22 @@ const MIB: usize = 1 << 20;
 fn fake_ssh(varv: &Varv) -> PathBuf {
     let path = varv.path("ssh");
     fs::write(&path, "#!/bin/sh\nshift\nexec /bin/sh -c \"$*\"\n").unwrap();
+    support::chmod(&path, 0o755);
+    path
+}
+
+/// A remote shell by which only so much comes through, in either direction: so many reads of a pipe.
+fn cut_off(varv: &Varv, there: u64, back: u64) -> PathBuf {
+    let path = varv.path("cut");
+    let through = |count: u64| format!("dd bs=64k count={count} status=none");
+    // The shell itself keeps nothing open: what comes to an end is seen at the other side.
+    let script = format!(
+        "#!/bin/sh\nshift\nexec 3<&0 4>&1\n{} <&3 3<&- 4>&- | /bin/sh -c \"$*\" 3<&- 4>&- | \
+         {} >&4 3<&- 4>&- &\nexec 3<&- 4>&- <&- >&-\nwait\n",
+        through(there),
+        through(back)
+    );
+    fs::write(&path, script).unwrap();
     support::chmod(&path, 0o755);
     path
 }
@@ -55,17 +71,6 @@ fn layout(random: &mut Random, len: usize, other: &[u8]) -> Vec<u8> {
     }
     out.truncate(len);
     out
-}
-
-fn write_sparse(path: &Path, content: &[u8]) {
-    let runs: Vec<(u64, &[u8])> = content
-        .chunks(4096)
-        .enumerate()
-        .filter(|(number, block)| number % 9 == 0 || block.iter().any(|byte| *byte != 0))
-        .map(|(number, block)| (number as u64 * 4096, block))
-        .collect();
-    let _ = fs::remove_file(path);
-    sparse_file(path, content.len() as u64, &runs);
 }
 
 /// What a naive comparison counts: blocks same, differing, and differing but zero.
@@ -337,6 +342,90 @@ fn killed_and_run_again_only_the_rest_is_sent() {
     // What a killed run's other side still writes while it ends need not be sent.
     assert!(counted(&done).1 <= oracle(&content, &there, 64 << 10).1);
     assert!(fs::read(varv.path("to")).unwrap() == content);
+}
+
+#[test]
+fn a_connection_that_is_lost_anywhere_is_told_and_the_rest_sent_later() {
+    let varv = Varv::without_repository();
+    let content = bytes(1, 4 * MIB);
+    let old = bytes(2, 5 * MIB);
+    fs::write(varv.path("from"), &content).unwrap();
+    let ssh = fake_ssh(&varv);
+    for (there, back) in [(0, 99), (1, 99), (2, 99), (5, 99), (99, 0), (99, 1), (99, 2), (9, 3)] {
+        let cut = cut_off(&varv, there, back);
+        for is_push in [true, false] {
+            fs::write(varv.path("to"), &old).unwrap();
+            let words = match is_push {
+                true => args!["from", remote(&varv.path("to"))],
+                false => args![remote(&varv.path("from")), "to"],
+            };
+            let small = args!["sync", "-q", "-b", "64K", "--compress", "0"];
+            let done = varv.run(&[small, &by(&cut)[..], words].concat());
+            // With so much let through, what is lost may be nothing.
+            assert!(matches!(done.code, Some(0 | 1)), "{there} {back} {is_push}: {done:?}");
+            let is_lost =
+                ["connection was lost", "it said nothing"].iter().any(|said| done.stderr.contains(said));
+            assert_eq!(is_lost, done.code == Some(1), "{there} {back} {is_push}: {}", done.stderr);
+            let now = fs::read(varv.path("to")).unwrap();
+            for (number, block) in now.chunks(65536).enumerate() {
+                let at = number * 65536;
+                let is_whole = |whole: &[u8]| whole.get(at..at + block.len()) == Some(block);
+                assert!(is_whole(&old) || is_whole(&content), "{there} {back} {is_push}: block {number}");
+            }
+            varv.ok(&[small, &by(&ssh)[..], words].concat());
+            assert!(fs::read(varv.path("to")).unwrap() == content);
+        }
+    }
+}
+
+#[test]
+fn a_side_that_falls_silent_is_given_up() {
+    let varv = Varv::without_repository();
+    fs::write(varv.path("from"), bytes(1, MIB)).unwrap();
+    let ssh = varv.path("ssh");
+    fs::write(&ssh, "#!/bin/sh\nprintf 'varvsync\\001\\000\\000\\000'\nexec sleep 600\n").unwrap();
+    support::chmod(&ssh, 0o755);
+    for words in [args!["from", "other:/to"], args!["other:/from", "to"]] {
+        let done = varv.ends(1, &[args!["sync", "--timeout", "1s", "--ssh", &ssh], words].concat());
+        done.says(&["other: ", "connection was lost", "it said nothing for 1 s"]);
+    }
+    let mut called = varv
+        .command(args!["sync", "--serve", "--timeout", "1s"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    called.stdin.as_mut().unwrap().write_all(b"varvsync\x01\0\0\0").unwrap();
+    assert_eq!(called.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_side_that_has_nothing_to_say_is_waited_for() {
+    let varv = Varv::without_repository();
+    let ssh = fake_ssh(&varv);
+    fs::write(varv.path("from"), bytes(1, MIB)).unwrap();
+    let words = args!["sync", "--timeout", "2s", "--two-pass", "--pause", "sleep 5", "--resume", "true"];
+    for (from, to) in [("from".into(), remote(&varv.path("to"))), (remote(&varv.path("from")), "to".into())] {
+        varv.ok(&[words, &by(&ssh)[..], args![&from, &to]].concat());
+        assert_eq!(fs::read(varv.path("to")).unwrap(), bytes(1, MIB));
+        fs::remove_file(varv.path("to")).unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_becomes_shorter_is_told() {
+    let varv = Varv::without_repository();
+    fs::write(varv.path("from"), bytes(1, 12 * MIB)).unwrap();
+    let mut child =
+        varv.command(args!["sync", "--bwlimit", "10M", "from", "to"]).stderr(Stdio::piped()).spawn().unwrap();
+    while !fs::read(varv.path("to")).is_ok_and(|there| there.iter().any(|byte| *byte != 0)) {
+        std::thread::yield_now();
+    }
+    fs::File::options().write(true).open(varv.path("from")).unwrap().set_len(MIB as u64).unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("cannot read from") && said.contains("shorter than it was"), "{said}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl<'s> Stream<'s> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stop.wait_to_read(&self.bytes)?;
+        self.stop.wait_to_read(&self.bytes, None)?;
         self.bytes.read(buffer)
     }
 }

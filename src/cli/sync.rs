@@ -1,19 +1,19 @@
 //! `varv sync`.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::error::Exit;
-use super::global::Global;
+use super::global::{Global, duration};
 use super::signals::STOP;
 use super::{Outcome, output};
-use crate::blocks::sync::{self, LEVEL_DEFAULT, Place, SyncOptions, Synced, TwoPass, Watched};
+use crate::blocks::sync::{self, LEVEL_DEFAULT, Patience, Place, SyncOptions, Synced, TwoPass, Watched};
 use crate::error::{Error, IoContext, Result};
 use crate::text::{format_size, parse_size};
 
@@ -48,6 +48,9 @@ pub struct Sync {
     /// zstd's level for what goes to another machine, 0 to 19; 0 does not compress
     #[arg(long, value_name = "LEVEL", default_value_t = LEVEL_DEFAULT)]
     compress: u8,
+    /// Give up a machine that has said nothing for so long; 0s is never
+    #[arg(long, value_name = "T", value_parser = duration, default_value = "60s")]
+    timeout: Duration,
     /// The remote shell and its options
     #[arg(long, value_name = "CMD", default_value = "ssh")]
     ssh: String,
@@ -75,7 +78,7 @@ impl Sync {
     /// Synchronises.
     pub fn run(self, global: &Global) -> Outcome {
         if self.serve {
-            return serve();
+            return serve(self.timeout);
         }
         let place = |text: &Option<OsString>| text.as_deref().map(Place::parse);
         let (Some(source), Some(target)) = (place(&self.source), place(&self.target)) else {
@@ -110,16 +113,19 @@ impl Sync {
             },
             ssh: self.ssh.clone(),
             remote_varv: self.remote_varv.clone(),
+            timeout: self.timeout,
         })
     }
 }
 
 /// The caller tells the user what failed, so nothing is printed here.
-fn serve() -> Outcome {
+fn serve(timeout: Duration) -> Outcome {
     // Not the buffered ones, which look for the ends of lines.
     let from = io::stdin().as_fd().try_clone_to_owned().at("open", "standard input")?;
     let to = io::stdout().as_fd().try_clone_to_owned().at("open", "standard output")?;
-    let served = sync::serve(Box::new(Watched(from.into(), &STOP)), Box::new(File::from(to)), &STOP);
+    let patience = Patience::new(&STOP, timeout);
+    let link = |fd: OwnedFd| Box::new(Watched(fd.into(), &patience));
+    let served = sync::serve(link(from), link(to), &patience);
     Ok(served.map_or_else(|e| Exit::of(&e), |()| Exit::Done))
 }
 

@@ -9,9 +9,10 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use varv::blocks::sync::message::{MAGIC, Message, PassDone, PassEnd, Ready, Request, Role, State, VERSION};
-use varv::blocks::sync::serve;
+use varv::blocks::sync::{Patience, Place, SyncOptions, over, serve};
 use varv::chunker::Params;
 use varv::codec::frame::{Decoder, Encoder};
 use varv::codec::seal::Seal;
@@ -61,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "texts", run: texts, samples: some_texts, limit: few_times },
     Target { name: "sync_message", run: sync_message, samples: sync_messages, limit: few_times },
     Target { name: "sync_called", run: sync_called, samples: sync_callers, limit: two_sides },
+    Target { name: "sync_caller", run: sync_caller, samples: sync_answers, limit: two_sides },
 ];
 
 /// A decoded value may take more than its bytes, but no more than so.
@@ -498,7 +500,33 @@ fn sync_called(bytes: &[u8]) -> bool {
     let role = if role % 2 == 0 { Role::Source } else { Role::Target };
     let opening = [&MAGIC[..], &VERSION.to_le_bytes(), &spoken(&[request(role)])].concat();
     let from = std::io::Cursor::new([&opening, said].concat());
-    serve(Box::new(from), Box::new(std::io::sink()), &Stop::new()).is_ok()
+    let (stop, out) = (Stop::new(), Box::new(std::io::sink()));
+    serve(Box::new(from), out, &Patience::new(&stop, Duration::ZERO)).is_ok()
+}
+
+/// What a called side says to a caller that would only read: the role of the called, then all
+/// that it says once both have greeted.
+fn sync_caller(bytes: &[u8]) -> bool {
+    let Some((role, said)) = bytes.split_first() else { return false };
+    let here = || Place { host: None, path: root().join("Cargo.lock") };
+    let there = || Place { host: Some("other".into()), path: "/there".into() };
+    let (source, target) = if role % 2 == 0 { (there(), here()) } else { (here(), there()) };
+    let from = std::io::Cursor::new([&MAGIC[..], &VERSION.to_le_bytes(), said].concat());
+    let options = SyncOptions { block: 4096, dry_run: true, ..SyncOptions::default() };
+    let (stop, out) = (Stop::new(), Box::new(std::io::sink()));
+    let link = (Box::new(from) as Box<dyn std::io::Read + Send>, out as Box<dyn std::io::Write + Send>);
+    over((&source, &target), &options, link, &Patience::new(&stop, Duration::ZERO)).is_ok()
+}
+
+fn sync_answers() -> Vec<Vec<u8>> {
+    let len = fs::metadata(root().join("Cargo.lock")).unwrap().len();
+    let states =
+        Message::States(vec![State::Zeros(1), State::Hashes(vec![[7; 32]; len.div_ceil(4096) as usize - 1])]);
+    let ready = |len: u64| Message::Ready(Ready { len, is_device: false, untouched: 0 });
+    let source = [ready(40_960), Message::Alive, Message::PassEnd(PassEnd::default()), Message::Finish];
+    let target =
+        [ready(len), states, Message::PassDone(PassDone::default()), Message::Alive, Message::Finish];
+    vec![[&[0][..], &spoken(&source)].concat(), [&[1][..], &spoken(&target)].concat()]
 }
 
 /// Nothing is written, and the path is not for the fuzzer to choose.

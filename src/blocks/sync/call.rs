@@ -6,18 +6,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use super::changes::Blocks;
-use super::link::{Incoming, Outgoing, Receiver, Sender, Watched, greet};
+use super::link::{Incoming, Outgoing, Receiver, Sender, greet};
 use super::message::{Message, PassDone, PassEnd, Ready, Request, Role, unexpected};
 use super::serve::{reopened, serve};
 use super::source::{self, Pass};
 use super::target::Target;
+use super::watched::{Patience, Watched};
 use super::{Place, SyncOptions, Synced};
 use crate::blocks::input::Input;
 use crate::blocks::plan::refuse_overlap;
 use crate::error::{Error, IoContext, Result};
-use crate::observe::{Event, Observer, Stop};
+use crate::observe::{Event, Observer, Silent, Stop};
 use crate::source::change_list::read_change_list;
 
 /// Reaches the other side and synchronises.
@@ -38,6 +40,21 @@ pub fn run(
     }
 }
 
+/// Synchronises with a side that was reached already, over these streams.
+pub fn over<'l>(
+    (source, target): (&'l Place, &'l Place),
+    options: &'l SyncOptions,
+    link: (Incoming<'l>, Outgoing<'l>),
+    patience: &Patience<'l>,
+) -> Result<Synced> {
+    let call = Call { source, target, options, observer: &Silent, stop: patience.stop() };
+    let input = match source.host {
+        None => Some(Input::open_sized(&source.path)?),
+        Some(_) => None,
+    };
+    call.with_link(link, patience, "the other side", input)
+}
+
 struct Call<'a> {
     source: &'a Place,
     target: &'a Place,
@@ -55,9 +72,13 @@ impl Call<'_> {
         }
         let (their_input, our_output) = io::pipe().at("make", "a pipe")?;
         let (our_input, their_output) = io::pipe().at("make", "a pipe")?;
+        // A thread does not vanish.
+        let patience = Patience::new(self.stop, Duration::ZERO);
         thread::scope(|scope| {
-            let served = scope.spawn(|| serve(self.watched(their_input), Box::new(their_output), self.stop));
-            let synced = self.with_link(self.watched(our_input), Box::new(our_output), "", Some(input));
+            let served =
+                scope.spawn(|| serve(watched(their_input, &patience), Box::new(their_output), &patience));
+            let link = (watched(our_input, &patience), Box::new(our_output) as Outgoing);
+            let synced = self.with_link(link, &patience, "", Some(input));
             let served = served.join().map_err(|_| Error::Internal("the target's thread ended early"))?;
             // What failed there is known here as it was, not as it was told.
             match (synced, served) {
@@ -69,21 +90,21 @@ impl Call<'_> {
         })
     }
 
-    fn watched(&self, from: impl Into<OwnedFd>) -> Incoming<'_> {
-        Box::new(Watched(File::from(from.into()), self.stop))
-    }
-
     fn there(&self, host: &str) -> Result<Synced> {
         let input = match self.source.host {
             None => Some(Input::open_sized(&self.source.path)?),
             Some(_) => None,
         };
-        let mut remote = Remote::start(&self.options.ssh, host, &self.options.remote_varv)?;
+        let mut remote = Remote::start(self.options, host)?;
+        let patience = Patience::new(self.stop, self.options.timeout);
         let (from, to) = remote.streams()?;
-        let synced = self.with_link(self.watched(from), to, host, input);
-        if let Err(Error::Stopped(_)) = synced {
+        let link = (watched(from, &patience), Box::new(Watched(to, &patience)) as Outgoing);
+        let synced = self.with_link(link, &patience, host, input);
+        if patience.ran_out() || matches!(synced, Err(Error::Stopped(_))) {
             // It may wait for a network that is gone.
             remote.kill();
+            remote.wait();
+            return synced;
         }
         match (synced, remote.wait()) {
             (Err(Error::Peer { peer, what }), Some(ended)) if peer == host => {
@@ -94,14 +115,26 @@ impl Call<'_> {
     }
 
     /// `input` is the source if that is here; else the target is.
-    fn with_link(&self, from: Incoming, to: Outgoing, peer: &str, input: Option<Input>) -> Result<Synced> {
+    fn with_link<'l>(
+        &'l self,
+        (from, to): (Incoming<'l>, Outgoing<'l>),
+        patience: &Patience,
+        peer: &str,
+        input: Option<Input>,
+    ) -> Result<Synced> {
         let (mut sender, mut receiver) = greet(from, to, peer, self.stop)?;
-        let talked = self.talk(&mut sender, &mut receiver, input);
-        if let Err(e) = &talked {
-            // So that it does not speak of a lost connection; if it is gone, nobody needs it.
-            let _ = sender.send_now(&Message::failure(e));
-        }
-        talked
+        patience.begin();
+        thread::scope(move |scope| {
+            if let Some(every) = patience.beat() {
+                sender.keep_alive(scope, every);
+            }
+            let talked = self.talk(&mut sender, &mut receiver, input);
+            if let Err(e) = &talked {
+                // So that it does not speak of a lost connection; if it is gone, nobody needs it.
+                let _ = sender.send_now(&Message::failure(e));
+            }
+            talked
+        })
     }
 
     fn talk<'l>(
@@ -177,6 +210,10 @@ impl Call<'_> {
         let text = format!("{} is overwritten where it differs from {}{cut}", self.target, self.source);
         self.observer.event(Event::Notice(text));
     }
+}
+
+fn watched<'w>(from: impl Into<OwnedFd>, patience: &'w Patience<'w>) -> Incoming<'w> {
+    Box::new(Watched(File::from(from.into()), patience))
 }
 
 /// Our side.
@@ -295,12 +332,14 @@ struct Remote(Child);
 
 impl Remote {
     /// Runs `SSH HOST VARV sync --serve`. The words of the shells may have arguments of their own.
-    fn start(ssh: &str, host: &str, varv: &str) -> Result<Self> {
+    fn start(options: &SyncOptions, host: &str) -> Result<Self> {
+        let SyncOptions { ssh, remote_varv, timeout, .. } = options;
         if host.starts_with('-') {
             return Err(Error::Refused(format!("'{host}' is no host")));
         }
+        let served = format!("{remote_varv} sync --serve --timeout {}s", timeout.as_secs());
         Command::new("/bin/sh")
-            .args(["-c", &format!("exec {ssh} \"$@\""), "sh", host, &format!("{varv} sync --serve")])
+            .args(["-c", &format!("exec {ssh} \"$@\""), "sh", host, &served])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -308,10 +347,10 @@ impl Remote {
             .map(Self)
     }
 
-    fn streams(&mut self) -> Result<(ChildStdout, Outgoing)> {
+    fn streams(&mut self) -> Result<(ChildStdout, File)> {
         let no_pipe = Error::Internal("a child without pipes");
         match (self.0.stdout.take(), self.0.stdin.take()) {
-            (Some(stdout), Some(stdin)) => Ok((stdout, Box::new(stdin))),
+            (Some(stdout), Some(stdin)) => Ok((stdout, OwnedFd::from(stdin).into())),
             _ => Err(no_pipe),
         }
     }
@@ -323,7 +362,7 @@ impl Remote {
 
     /// Waits for its end; what there is to say of it if it failed. Its streams are closed by now, so
     /// it ends.
-    fn wait(mut self) -> Option<String> {
+    fn wait(&mut self) -> Option<String> {
         let status = self.0.wait().ok()?;
         match status.code() {
             Some(0) => None,

@@ -1,9 +1,11 @@
 //! One end of the conversation: messages over any two byte streams.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
-use std::thread::sleep;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Scope, sleep};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::message::{BODY_MAX, MAGIC, Message, VERSION};
 use crate::error::{Error, Result};
@@ -19,24 +21,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Where the other side's bytes come from.
 pub type Incoming<'a> = Box<dyn Read + Send + 'a>;
 /// Where bytes for the other side go.
-pub type Outgoing = Box<dyn Write + Send>;
-
-/// A pipe or socket to read from. Who asks to stop ends the wait for a side that says nothing.
-pub struct Watched<'a>(pub File, pub &'a Stop);
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.1.wait_to_read(&self.0)?;
-        self.0.read(buffer)
-    }
-}
+pub type Outgoing<'a> = Box<dyn Write + Send + 'a>;
 
 /// The sending half.
 pub struct Sender<'a> {
-    to: BufWriter<Outgoing>,
+    to: Arc<Mutex<BufWriter<Outgoing<'a>>>>,
     peer: String,
     pace: Option<Pace>,
     stop: &'a Stop,
+    /// While this is there, the other side is told that this one is.
+    beat: Option<crossbeam_channel::Sender<()>>,
 }
 
 /// The receiving half.
@@ -51,23 +45,41 @@ pub struct Receiver<'a> {
 /// protocol.
 pub fn greet<'a>(
     from: Incoming<'a>,
-    to: Outgoing,
+    to: Outgoing<'a>,
     peer: &str,
     stop: &'a Stop,
 ) -> Result<(Sender<'a>, Receiver<'a>)> {
-    let to = BufWriter::with_capacity(BUFFER_LEN, to);
+    let mut to = BufWriter::with_capacity(BUFFER_LEN, to);
     let from = BufReader::with_capacity(BUFFER_LEN, from);
-    let mut sender = Sender { to, peer: peer.into(), pace: None, stop };
     let mut receiver = Receiver { from, peer: peer.into(), body: Vec::new(), stop };
     let hello = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
     // If it is gone already, what it said before tells more.
-    let greeted = sender.to.write_all(&hello).and_then(|()| sender.to.flush());
+    let greeted = to.write_all(&hello).and_then(|()| to.flush());
     receiver.check_hello()?;
     greeted.map_err(|e| lost(peer, &e))?;
+    let sender = Sender { to: Arc::new(Mutex::new(to)), peer: peer.into(), pace: None, stop, beat: None };
     Ok((sender, receiver))
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    /// From now on, until this is dropped, tells the other side that often that this one is there,
+    /// however long it has nothing else to say.
+    pub fn keep_alive<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, every: Duration)
+    where
+        'a: 'scope,
+    {
+        let (beat, ended) = bounded::<()>(0);
+        self.beat = Some(beat);
+        let to = Arc::clone(&self.to);
+        scope.spawn(move || {
+            while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                let mut to = lock(&to);
+                // If it fails, so does what is sent next, which is told.
+                let _ = put(&mut *to, &Message::Alive).and_then(|()| to.flush());
+            }
+        });
+    }
+
     /// From now on at most so many bytes a second go out as data; 0 is no limit.
     pub fn set_rate(&mut self, rate: u64) {
         self.pace = (rate > 0).then(|| Pace { rate, due: Instant::now() });
@@ -75,31 +87,55 @@ impl Sender<'_> {
 
     /// Sends a message, sooner or later.
     pub fn send(&mut self, message: &Message) -> Result<()> {
-        let (kind, body) = message.encode();
-        if let (Some(pace), Message::Data { .. }) = (&mut self.pace, message) {
-            pace.wait_for(body.len() as u64, self.stop)?;
+        if let (Some(pace), Message::Data { bytes, .. }) = (&mut self.pace, message) {
+            pace.wait_for(bytes.len() as u64, self.stop)?;
         }
-        let head = [&[kind][..], &(body.len() as u32).to_le_bytes()].concat();
-        self.to.write_all(&head).and_then(|()| self.to.write_all(&body)).map_err(|e| lost(&self.peer, &e))
+        put(&mut *lock(&self.to), message).map_err(|e| self.lost(&e))
     }
 
     /// Hangs up, so that a side that only waits for more ends as well.
     pub fn close(&mut self) {
+        let mut to = lock(&self.to);
         // What cannot be sent now never will be.
-        let _ = self.to.flush();
-        self.to = BufWriter::new(Box::new(std::io::sink()));
+        let _ = to.flush();
+        *to = BufWriter::new(Box::new(std::io::sink()));
     }
 
     /// Sends a message, and all before it, now.
     pub fn send_now(&mut self, message: &Message) -> Result<()> {
         self.send(message)?;
-        self.to.flush().map_err(|e| lost(&self.peer, &e))
+        lock(&self.to).flush().map_err(|e| self.lost(&e))
     }
+
+    /// Who was asked to stop has not lost anybody.
+    fn lost(&self, error: &std::io::Error) -> Error {
+        self.stop.check().err().unwrap_or_else(|| lost(&self.peer, error))
+    }
+}
+
+fn put(to: &mut impl Write, message: &Message) -> std::io::Result<()> {
+    let (kind, body) = message.encode();
+    to.write_all(&[kind])?;
+    to.write_all(&(body.len() as u32).to_le_bytes())?;
+    to.write_all(&body)
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Receiver<'_> {
     /// The next message. A failure that the other side tells of is an error here.
     pub fn receive(&mut self) -> Result<Message> {
+        loop {
+            match self.next()? {
+                Message::Alive => {}
+                message => return Ok(message),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Message> {
         let mut head = [0; 5];
         self.from.read_exact(&mut head).map_err(|e| self.lost(&e))?;
         let [kind, len @ ..] = head;

@@ -17,6 +17,7 @@
 //! | 9 pass done | target | bytes written (u64), bytes read (u64) |
 //! | 10 finish | caller, and the called once it has finished | |
 //! | 11 failure | either | refused (u8), text |
+//! | 12 alive | either, at any time | |
 
 use crate::error::{Error, Result};
 use crate::format::pack::Codec;
@@ -125,6 +126,7 @@ pub enum Message {
     PassDone(PassDone),
     Finish,
     Failure { refused: bool, text: String },
+    Alive,
 }
 
 impl Message {
@@ -193,6 +195,7 @@ impl Message {
                 body.extend(text.as_bytes());
                 11
             }
+            Message::Alive => 12,
         };
         (kind, body)
     }
@@ -240,6 +243,7 @@ impl Message {
                 refused: flag(&mut reader)?,
                 text: String::from_utf8_lossy(&rest(&mut reader)?).into_owned(),
             },
+            12 => Message::Alive,
             _ => return Err(Malformed("a message of unknown type")),
         };
         match reader.remaining() {
@@ -339,6 +343,7 @@ mod tests {
             Message::PassDone(PassDone { written: 1, read: 2 }),
             Message::Finish,
             Message::Failure { refused: true, text: "no".into() },
+            Message::Alive,
         ]
     }
 
@@ -348,13 +353,13 @@ mod tests {
             let (kind, body) = message.encode();
             assert_eq!(Message::decode(kind, &body), Ok(message));
         }
-        assert!(Message::decode(12, &[]).is_err());
+        assert!(Message::decode(13, &[]).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm(kind: u8, body: Vec<u8>) {
-            if let Ok(message) = Message::decode(kind % 13, &body) {
+            if let Ok(message) = Message::decode(kind % 14, &body) {
                 let (kind, body) = message.encode();
                 prop_assert_eq!(Message::decode(kind, &body), Ok(message));
             }

@@ -15,6 +15,7 @@ mod serve;
 mod source;
 mod target;
 mod two_pass;
+mod watched;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,10 +23,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, Stop};
 
-pub use link::Watched;
+pub use call::over;
 pub use place::Place;
 pub use serve::serve;
 pub use two_pass::TwoPass;
+pub use watched::{Patience, Watched};
 
 /// The block where none is given.
 pub const BLOCK_DEFAULT: u64 = 1 << 20;
@@ -33,6 +35,8 @@ pub const BLOCK_DEFAULT: u64 = 1 << 20;
 pub const BLOCK_MAX: u64 = 16 << 20;
 /// The shortest: below that hashes are most of what is sent.
 pub const BLOCK_MIN: u64 = 4096;
+/// How long the other side may say nothing where nothing else is given.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// zstd's level where none is given.
 pub const LEVEL_DEFAULT: u8 = 3;
 /// The highest: beyond it frames need windows that are refused.
@@ -59,6 +63,8 @@ pub struct SyncOptions {
     pub ssh: String,
     /// varv on the other machine, as words for its shell.
     pub remote_varv: String,
+    /// How long the other machine may say nothing; zero is without limit.
+    pub timeout: Duration,
 }
 
 impl Default for SyncOptions {
@@ -73,6 +79,7 @@ impl Default for SyncOptions {
             two_pass: None,
             ssh: "ssh".into(),
             remote_varv: "varv".into(),
+            timeout: TIMEOUT_DEFAULT,
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The called side: does what the caller asks, until it is told to finish.
 
+use std::thread;
+
 use super::changes::Blocks;
 use super::link::{Incoming, Outgoing, Receiver, Sender, greet};
 use super::message::{Message, Ready, Request, Role, unexpected};
 use super::source::{self, Pass};
 use super::target::Target;
+use super::watched::Patience;
 use super::{LEVEL_MAX, check_block};
 use crate::blocks::input::Input;
 use crate::error::{Error, Result};
@@ -13,14 +16,21 @@ use crate::observe::{Silent, Stop};
 use crate::source::path_of;
 
 /// Serves one caller over these streams. What fails is told to the caller, who tells the user.
-pub fn serve(from: Incoming, to: Outgoing, stop: &Stop) -> Result<()> {
+pub fn serve<'l>(from: Incoming<'l>, to: Outgoing<'l>, patience: &'l Patience<'l>) -> Result<()> {
+    let stop = patience.stop();
     let (mut sender, mut receiver) = greet(from, to, "the caller", stop)?;
-    let served = answer(&mut sender, &mut receiver, stop);
-    if let Err(e) = &served {
-        // A caller that is gone need not be told.
-        let _ = sender.send_now(&Message::failure(e));
-    }
-    served
+    patience.begin();
+    thread::scope(move |scope| {
+        if let Some(every) = patience.beat() {
+            sender.keep_alive(scope, every);
+        }
+        let served = answer(&mut sender, &mut receiver, stop);
+        if let Err(e) = &served {
+            // A caller that is gone need not be told.
+            let _ = sender.send_now(&Message::failure(e));
+        }
+        served
+    })
 }
 
 fn answer<'l>(sender: &mut Sender<'l>, receiver: &mut Receiver<'l>, stop: &Stop) -> Result<()> {

@@ -229,6 +229,47 @@ fn what_lost_its_base_is_stored_anew() {
     }
 }
 
+/// What cannot be read any more and what nobody needs is no hindrance.
+#[test]
+fn a_missing_base_does_not_keep_prune_from_its_work_for_ever() {
+    let mut world = World::new();
+    world.night(&[]);
+    let first = world.data_packs()[0].clone();
+    fs::write(world.source().join("other"), rows(&mut world.random, 50_000)).unwrap();
+    world.night(&[]);
+    fs::write(&world.file, rows(&mut world.random, LEN as usize)).unwrap();
+    world.night(&[]);
+    fs::remove_file(first).unwrap();
+    let objects = world.varv.objects();
+    world.varv.ends(4, args!["prune"]).says(&["missing"]);
+    assert_eq!(world.varv.objects(), objects);
+    for row in &world.varv.snapshots()[..2] {
+        world.forget(row);
+    }
+    // The second night's pack has frames made against what is gone, and the other file.
+    world.varv.ok(args!["prune", "-q", "--max-unused", "0"]);
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+}
+
+/// What is forgotten may come back: what it is made against stays where it is.
+#[test]
+fn what_forgotten_nights_are_made_against_is_not_moved() {
+    let mut world = World::new();
+    for day in 1..=3 {
+        world.night(&["--time", &format!("2026-01-0{day}")]);
+    }
+    let last = world.varv.snapshots()[2]["id"].as_str().unwrap().to_string();
+    world.varv.ok(args!["forget", "-q", &last]);
+    let words = args!["retier", "--older-than", "now", "--to", "cold"];
+    assert_eq!(world.varv.json(words)["packs"], 0);
+    world.varv.ok(args!["undo-forget", "-q"]);
+    world.restore_all();
+    assert!(world.varv.json(words)["packs"].as_u64().unwrap() > 0);
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+}
+
 #[test]
 fn what_only_older_nights_need_is_compressed_harder() {
     let mut world = World::new();

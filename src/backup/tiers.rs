@@ -30,8 +30,7 @@ impl TierRule {
         let wrong =
             || format!("'{text}' is no rule: write it as '*.mp4=store', '>1G=warm' or '*.log>64K=cold'");
         let (what, tier) = text.rsplit_once('=').filter(|(what, _)| !what.is_empty()).ok_or_else(wrong)?;
-        let tier = Tier::from_name(tier)
-            .ok_or_else(|| format!("there is no tier '{tier}': choose hot, warm, cold, archive or store"))?;
+        let tier = Tier::parse(tier)?;
         let (glob, bound) = match what.rfind(['<', '>']) {
             Some(at) => {
                 let size = parse_size(&what[at + 1..], 1)?;

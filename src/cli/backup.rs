@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use jiff::{Timestamp, Zoned};
 use serde::Serialize;
@@ -50,19 +51,19 @@ pub struct Backup {
     #[command(flatten)]
     init_options: InitOptions,
     /// The series of snapshots that this one belongs to
-    #[arg(long, value_name = "L", default_value = "default")]
+    #[arg(long, value_name = "L", default_value = "default", value_parser = NonEmptyStringValueParser::new())]
     label: String,
     /// A name for this snapshot; may be given more than once
     #[arg(long, value_name = "T")]
     tag: Vec<String>,
     /// The host that is backed up, if it is not this one
-    #[arg(long, value_name = "H")]
+    #[arg(long, value_name = "H", value_parser = NonEmptyStringValueParser::new())]
     host: Option<String>,
     /// The snapshot's time, such as 2026-11-20T03:00:00Z or 3D for three days ago, if it is not now
     #[arg(long, value_name = "T", value_parser = clock::moment)]
     time: Option<Zoned>,
     /// How hard to compress
-    #[arg(long, value_name = "TIER", default_value = "hot", value_parser = tier)]
+    #[arg(long, value_name = "TIER", default_value = "hot", value_parser = Tier::parse)]
     tier: Tier,
     /// Compress some files otherwise, such as '*.mp4=store', '>1G=warm' or '*.log>64K=cold'; may be given more than once, and the first that fits counts
     #[arg(long, value_name = "RULE", value_parser = TierRule::parse)]
@@ -248,11 +249,6 @@ pub fn percent(text: &str) -> Result<f64, String> {
     number
         .filter(|percent| (0.0..=100.0).contains(percent))
         .ok_or_else(|| format!("'{text}' is no share: give a number from 0 to 100"))
-}
-
-fn tier(text: &str) -> Result<Tier, String> {
-    Tier::from_name(text)
-        .ok_or_else(|| format!("there is no tier '{text}': choose hot, warm, cold, archive or store"))
 }
 
 /// A stream's name must not be taken for a file path.

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 
 use crate::time::When;
 
@@ -21,4 +21,9 @@ pub fn when(text: &str) -> Result<When, String> {
 /// A TIME that must be a moment.
 pub fn moment(text: &str) -> Result<Zoned, String> {
     when(text)?.moment()
+}
+
+/// Likewise, wherever its zone is.
+pub fn timestamp(text: &str) -> Result<Timestamp, String> {
+    moment(text).map(|moment| moment.timestamp())
 }

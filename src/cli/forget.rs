@@ -19,7 +19,7 @@ use crate::repo::Intent;
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::time::Interval;
 use crate::upkeep::forget::{Plan, Reach};
-use crate::upkeep::retention::{Count, GroupBy, Policies, Policy, Verdict};
+use crate::upkeep::retention::{Count, GroupBy, OlderThan, Policies, Policy, Verdict};
 
 /// Forget snapshots, by rules that say what to keep, or by their ids.
 ///
@@ -100,12 +100,8 @@ struct Rules {
     #[arg(long, value_name = "TAG")]
     keep_tag: Vec<String>,
     /// Forget only what is older than a time, such as 60D or 2026-01-01, and never the newest
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = clock::timestamp)]
     older_than: Option<Timestamp>,
-}
-
-fn moment(text: &str) -> Result<Timestamp, String> {
-    clock::moment(text).map(|moment| moment.timestamp())
 }
 
 impl Rules {
@@ -124,7 +120,7 @@ impl Rules {
             keep_within_monthly: self.keep_within_monthly,
             keep_within_yearly: self.keep_within_yearly,
             keep_tag: self.keep_tag,
-            older_than: self.older_than,
+            older_than: self.older_than.map(OlderThan::Moment),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::upkeep::retier::{self, Estimate, RetierOptions, Retiered, Summary};
 #[derive(Debug, Args)]
 pub struct Retier {
     /// What no snapshot needs that is younger, such as 30D or 2026-01-01
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = clock::timestamp)]
     older_than: Timestamp,
     /// How hard to compress: warm, cold or archive
     #[arg(long, value_name = "TIER", value_parser = tier)]
@@ -39,14 +39,12 @@ pub struct Retier {
     dry_run: bool,
 }
 
-fn moment(text: &str) -> Result<Timestamp, String> {
-    clock::moment(text).map(|moment| moment.timestamp())
-}
-
+/// One that compresses.
 fn tier(text: &str) -> Result<Tier, String> {
-    Tier::from_name(text)
-        .filter(|tier| *tier != Tier::Store)
-        .ok_or_else(|| format!("'{text}' cannot be compressed to: choose hot, warm, cold or archive"))
+    match Tier::parse(text)? {
+        Tier::Store => Err("'store' compresses nothing: choose hot, warm, cold or archive".into()),
+        tier => Ok(tier),
+    }
 }
 
 /// What `retier --json` prints.
@@ -77,13 +75,9 @@ impl Retier {
         let (mut estimate, mut done) = (None, None);
         match self.dry_run {
             true => estimate = Some(retier::estimate(&catalog, options.level, &plan, &STOP)?),
-            false => done = Some(retier::execute(&repo, &catalog, &plan, &options, &observer, &STOP)?),
+            false => done = Some(retier::execute(&repo, catalog, &plan, &options, &observer, &STOP)?),
         }
         observer.finish();
-        if done.is_some() {
-            catalog.tidy()?;
-            catalog.close()?;
-        }
         let level = options.level;
         let report =
             Report { dry_run: self.dry_run, tier: self.to.name(), level, plan: plan.summary, estimate, done };

@@ -56,6 +56,12 @@ impl Tier {
         Tier::ALL.into_iter().find(|tier| tier.name() == name)
     }
 
+    /// From its name as people write it; an error says which there are.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Self::from_name(name)
+            .ok_or_else(|| format!("there is no tier '{name}': choose hot, warm, cold, archive or store"))
+    }
+
     /// The zstd level if the repository sets no other; 0 stores.
     pub fn default_level(self) -> i8 {
         match self {

@@ -19,16 +19,28 @@ use crate::repo::snapshots::{Listed, Snapshots};
 use crate::repo::walk::{Found, Visitor, walk};
 
 /// What snapshots need.
+#[derive(Default)]
 pub struct Needs {
     live: Marks,
     bases: Marks,
     /// Of packs with bases, the numbers of other packs with frames that are made against these.
     dependants: BTreeMap<u32, BTreeSet<u32>>,
+    /// Frames that are made against what is gone.
+    baseless: Vec<Baseless>,
+    /// Whether packs that nobody needs need what they are made against too.
+    of_all_packs: bool,
     /// Whose needs these are.
     snapshots: HashSet<SnapshotId>,
     /// The packs that there were.
     packs: HashMap<PackId, Place>,
     ordinal_end: u64,
+}
+
+/// A frame that cannot be read, since a pack is gone that it is made against.
+struct Baseless {
+    first_ordinal: u64,
+    chunks: u64,
+    gone: PackId,
 }
 
 /// What a pack's chunks are called in the index.
@@ -54,14 +66,18 @@ impl Needs {
         observer: &dyn Observer,
         stop: &Stop,
     ) -> Result<Self> {
-        let needs = Self {
-            live: Marks::default(),
-            bases: Marks::default(),
-            dependants: BTreeMap::new(),
-            snapshots: HashSet::new(),
-            packs: HashMap::new(),
-            ordinal_end: 0,
-        };
+        Self::default().extended(catalog, snapshots, observer, stop)
+    }
+
+    /// Likewise, and of packs that no snapshot needs and that stay: a forgotten one may come back,
+    /// and a backup may use their chunks again.
+    pub fn with_all_packs(
+        catalog: &Catalog,
+        snapshots: &Snapshots,
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<Self> {
+        let needs = Self { of_all_packs: true, ..Self::default() };
         needs.extended(catalog, snapshots, observer, stop)
     }
 
@@ -137,9 +153,10 @@ impl Needs {
             name: "reading tables of packs",
             bytes: Some(packs.iter().map(|pack| pack.len).sum()),
         });
-        let mut open: BTreeSet<u32> =
-            packs.iter().filter(|pack| self.is_needed(pack)).map(|pack| pack.number).collect();
+        let is_open = |pack: &&PackRecord| self.of_all_packs || self.is_needed(pack);
+        let mut open: BTreeSet<u32> = packs.iter().filter(is_open).map(|pack| pack.number).collect();
         let mut done = HashSet::new();
+        self.baseless.clear();
         while let Some(number) = open.pop_last() {
             stop.check()?;
             let Some(pack) = by_number.get(&number).filter(|_| done.insert(number)) else { continue };
@@ -147,19 +164,40 @@ impl Needs {
             open.extend(self.mark_bases_of(pack, &trailer, &by_id)?);
             observer.event(Event::Advance { bytes: pack.len, files: 0 });
         }
-        Ok(())
+        self.refuse_baseless()
+    }
+
+    /// What nobody can read and nobody needs may be as it is.
+    fn refuse_baseless(&self) -> Result<()> {
+        let is_needed = |frame: &&Baseless| self.count(frame.first_ordinal, frame.chunks) > 0;
+        match self.baseless.iter().find(is_needed) {
+            Some(frame) => Err(Error::missing(format!("pack {}", frame.gone))),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&self, first: u64, chunks: u64) -> u64 {
+        self.live.count(first, chunks) + self.bases.count(first, chunks)
     }
 
     /// The packs that a needed pack needs.
-    fn mark_bases_of(
+    fn mark_bases_of<'t>(
         &mut self,
         pack: &PackRecord,
-        trailer: &Trailer,
+        trailer: &'t Trailer,
         packs: &HashMap<PackId, &PackRecord>,
     ) -> Result<BTreeSet<u32>> {
         let mut needed = BTreeSet::new();
-        for base in trailer.frames.iter().flat_map(|frame| &frame.bases) {
-            let below = base_pack(pack, trailer, base, packs)?;
+        let bases = |frame: &'t Frame| frame.bases.iter().map(move |base| (frame, base));
+        for (frame, base) in trailer.frames.iter().flat_map(bases) {
+            let below = match base_pack(pack, trailer, base, packs)? {
+                Ok(below) => below,
+                Err(gone) => {
+                    let first_ordinal = pack.first_ordinal + u64::from(frame.slot);
+                    self.baseless.push(Baseless { first_ordinal, chunks: frame.chunks.into(), gone });
+                    continue;
+                }
+            };
             if below.number != pack.number {
                 self.dependants.entry(below.number).or_default().insert(pack.number);
                 needed.insert(below.number);
@@ -174,8 +212,7 @@ impl Needs {
 
     /// Whether anything in a pack is needed.
     pub fn is_needed(&self, pack: &PackRecord) -> bool {
-        let chunks = u64::from(pack.chunks);
-        self.live.count(pack.first_ordinal, chunks) + self.bases.count(pack.first_ordinal, chunks) > 0
+        self.count(pack.first_ordinal, pack.chunks.into()) > 0
     }
 
     /// Whether snapshots need all chunks of a pack.
@@ -200,22 +237,23 @@ impl Needs {
     }
 }
 
-/// The pack that a base lies in.
+/// The pack that a base lies in, or the name of one that is gone.
 fn base_pack<'p>(
     pack: &'p PackRecord,
     trailer: &Trailer,
     base: &Base,
     packs: &HashMap<PackId, &'p PackRecord>,
-) -> Result<&'p PackRecord> {
+) -> Result<Result<&'p PackRecord, PackId>> {
     let below = match base.pack.checked_sub(1) {
         None => pack,
         Some(at) => {
             let id = trailer.packs.get(at as usize).ok_or(Error::Internal("a base without a pack"))?;
-            packs.get(id).copied().ok_or_else(|| Error::missing(format!("pack {id}")))?
+            let Some(below) = packs.get(id) else { return Ok(Err(*id)) };
+            below
         }
     };
     match base.slot.checked_add(base.count).is_some_and(|end| end <= below.chunks) {
-        true => Ok(below),
+        true => Ok(Ok(below)),
         false => Err(Error::damaged(format!("pack {}", pack.id), "a frame's bases are not in their pack")),
     }
 }
@@ -250,17 +288,6 @@ mod tests {
     use super::*;
     use crate::format::pack::{Class, Codec, Kind, Slot};
     use crate::id::ChunkId;
-
-    fn needs() -> Needs {
-        Needs {
-            live: Marks::default(),
-            bases: Marks::default(),
-            dependants: BTreeMap::new(),
-            snapshots: HashSet::new(),
-            packs: HashMap::new(),
-            ordinal_end: 0,
-        }
-    }
 
     /// Ten chunks in frames of two.
     fn record(number: u32) -> PackRecord {
@@ -326,7 +353,7 @@ mod tests {
             (2, trailer(&[1], &[(2, 1, 6, 2)])),
             (3, trailer(&[2], &[(1, 1, 4, 1), (4, 1, 8, 1)])),
         ];
-        let mut needs = needs();
+        let mut needs = Needs::default();
         needs.live.insert(302);
         follow(&mut needs, &trailers);
         assert_eq!(marked(&needs), [106, 107, 204, 208], "the unneeded frame 4 can still be found");
@@ -341,7 +368,7 @@ mod tests {
     #[test]
     fn bases_in_the_same_pack_are_followed() {
         let trailers = [(1, trailer(&[], &[(4, 0, 4, 1), (2, 0, 0, 2)]))];
-        let mut needs = needs();
+        let mut needs = Needs::default();
         needs.live.insert(108);
         follow(&mut needs, &trailers);
         assert_eq!(marked(&needs), [100, 101, 104]);
@@ -351,20 +378,22 @@ mod tests {
     #[test]
     fn unneeded_packs_hold_nothing() {
         let trailers = [(1, trailer(&[], &[])), (2, trailer(&[1], &[(2, 1, 6, 2)])), (3, trailer(&[], &[]))];
-        let mut needs = needs();
+        let mut needs = Needs::default();
         needs.live.insert(300);
         follow(&mut needs, &trailers);
         assert!(!needs.is_needed(&record(1)) && !needs.is_needed(&record(2)) && needs.dependants.is_empty());
     }
 
     #[test]
-    fn bases_that_are_not_there_stop_it() {
-        let mut needs = needs();
-        needs.live.insert(304);
+    fn bases_that_are_not_there_stop_it_if_somebody_needs_them() {
         let pack = record(3);
         let alone = HashMap::from([(pack.id, &pack)]);
-        let lost = needs.mark_bases_of(&pack, &trailer(&[2], &[(2, 1, 4, 1)]), &alone);
-        assert!(matches!(lost, Err(Error::Missing { .. })));
+        let mut needs = Needs::default();
+        needs.live.insert(302);
+        needs.mark_bases_of(&pack, &trailer(&[2], &[(2, 1, 4, 1)]), &alone).unwrap();
+        assert!(needs.refuse_baseless().is_ok(), "frame 2 is damaged, but frame 1 is needed");
+        needs.bases.insert(304);
+        assert!(matches!(needs.refuse_baseless(), Err(Error::Missing { .. })));
         for (slot, count) in [(9, 2), (u32::MAX, 1), (0, u32::MAX)] {
             let wrong = needs.mark_bases_of(&pack, &trailer(&[], &[(2, 0, slot, count)]), &alone);
             assert!(matches!(wrong, Err(Error::Damaged { .. })), "{slot} {count}");
@@ -373,9 +402,8 @@ mod tests {
 
     #[test]
     fn marks_hold_as_long_as_ordinals_mean_the_same() {
-        let mut needs = needs();
-        needs.packs = [1, 2].map(|n| (record(n).id, Place::of(&record(n)))).into();
-        needs.ordinal_end = 210;
+        let packs = [1, 2].map(|n| (record(n).id, Place::of(&record(n)))).into();
+        let needs = Needs { packs, ordinal_end: 210, ..Needs::default() };
         assert!(needs.fits(&[record(1), record(2)]));
         assert!(!needs.fits(&[record(2)]), "one is gone, and what was in it is elsewhere");
         assert!(needs.fits(&[record(1), record(2), record(3)]), "one has come");

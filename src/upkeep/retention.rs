@@ -92,8 +92,27 @@ pub struct Policy {
     /// All with one of these tags.
     pub keep_tag: Vec<String>,
     /// Only what is older may go, and never the newest of a group.
-    #[serde(skip)]
-    pub older_than: Option<Timestamp>,
+    #[serde(deserialize_with = "age")]
+    pub older_than: Option<OlderThan>,
+}
+
+/// Since when nothing may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OlderThan {
+    /// A moment.
+    Moment(Timestamp),
+    /// So long before now; what a file says, which is read at another time than it was written.
+    Interval(Interval),
+}
+
+impl OlderThan {
+    /// The moment.
+    fn since(self, now: Timestamp) -> Timestamp {
+        match self {
+            OlderThan::Moment(moment) => moment,
+            OlderThan::Interval(interval) => interval.before(now).unwrap_or(Timestamp::MIN),
+        }
+    }
 }
 
 /// What to keep of each label, as a file says it.
@@ -132,6 +151,10 @@ impl<'de> Deserialize<'de> for Count {
 fn interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Interval>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Interval::parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OlderThan>, D::Error> {
+    Ok(interval(deserializer)?.map(OlderThan::Interval))
 }
 
 /// One granularity's two rules.
@@ -310,7 +333,8 @@ impl<'s> Group<'s, '_> {
 
     /// With `older_than`, whatever is younger stays, and the newest.
     fn keep_young(&mut self, policy: &Policy) {
-        let Some(cut) = policy.older_than else { return };
+        let Some(older_than) = policy.older_than else { return };
+        let cut = older_than.since(self.now);
         for (listed, reasons) in self.snapshots.iter().zip(&mut self.reasons) {
             if listed.snapshot.time >= cut && reasons.is_empty() {
                 reasons.push("not older".into());

@@ -1,7 +1,7 @@
 //! Compressing harder what only older snapshots need.
 //!
 //! A pack is taken if no newer snapshot needs anything in it, nor anything that is made against
-//! it. Frames keep their chunks and what they are made against; each is compressed again at the
+//! it; and if nothing is made against it that nobody needs now and that would stay behind. Frames keep their chunks and what they are made against; each is compressed again at the
 //! level of the tier, and stored as it comes out shorter. So each is tried once a level.
 
 use std::collections::HashMap;
@@ -107,7 +107,7 @@ pub fn plan(
     let is_new = |time: Timestamp| time >= options.older_than;
     let newer = snapshots.listed.iter().filter(|listed| is_new(listed.snapshot.time)).cloned().collect();
     let hot = Needs::of(catalog, &Snapshots { listed: newer, damaged: Vec::new() }, observer, stop)?;
-    let all = Needs::of(catalog, &snapshots, observer, stop)?;
+    let all = Needs::with_all_packs(catalog, &snapshots, observer, stop)?;
     let packs: Vec<PackRecord> = catalog.index()?.packs().to_vec();
     observer.event(Event::Phase { name: "planning", bytes: None });
     let mut cold: Vec<(Member, u64)> = Vec::new();
@@ -184,10 +184,11 @@ pub fn estimate(catalog: &Catalog, level: i8, plan: &Plan, stop: &Stop) -> Resul
     })
 }
 
-/// Executes a plan, under the exclusive lock. Interrupted, it is taken up by the next run.
+/// Executes a plan, under the exclusive lock. Interrupted, it is taken up by the next run. The index
+/// is left tidy, unless it had to go for lack of room.
 pub fn execute(
     repo: &Repo,
-    catalog: &Catalog,
+    catalog: Catalog,
     plan: &Plan,
     options: &RetierOptions,
     observer: &dyn Observer,
@@ -196,7 +197,7 @@ pub fn execute(
     observer.event(Event::Phase { name: "compressing again", bytes: Some(plan.summary.bytes) });
     let begun = Instant::now();
     let is_over = || options.max_time.is_some_and(|max| begun.elapsed() >= max);
-    let mut remover = Remover { repo, catalog, has_index: true, observer };
+    let mut remover = Remover { repo, catalog: &catalog, has_index: true, observer };
     let (mut rewritten, mut left) = (Rewritten::default(), 0);
     for groups in rewrite::rounds(&plan.groups, ROUND_BYTES) {
         if is_over() || !remover.has_index {
@@ -204,6 +205,10 @@ pub fn execute(
             continue;
         }
         rewrite::round(&mut remover, groups, &Harder(options.level), &mut rewritten, stop)?;
+    }
+    if remover.has_index {
+        catalog.tidy()?;
+        catalog.close()?;
     }
     Ok(Retiered {
         packs: rewritten.packs_before,

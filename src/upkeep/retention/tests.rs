@@ -1,4 +1,14 @@
 //! Cases from the test suites and manuals of borg, restic, Proxmox Backup Server and rdiff-backup.
+//!
+//! | of others | here |
+//! |---|---|
+//! | hourly 3 and 2 of six within three hours | `hours_as_proxmox_tests_them` |
+//! | protected ones count neither as kept nor as gone | `protected_ones_stay_and_use_up_no_place` |
+//! | the day of `last` is covered | `what_last_keeps_covers_its_day` |
+//! | backups that were never finished | have no snapshot here |
+//! | the same second; ISO weeks; leap days; zones; summer time | `same_second_snapshots_are_two` and those after it |
+//! | the oldest stays while the coarsest rule is not full | `the_oldest_stays_while_a_rule_is_not_full` |
+//! | zero, minus one, all, nothing at all | `empty_policies_are_refused` |
 
 use jiff::civil;
 use proptest::prelude::*;
@@ -180,7 +190,7 @@ fn tags_keep() {
 
 #[test]
 fn older_than_never_takes_the_newest() {
-    let cut = |text: &str| policy(|p| p.older_than = Some(at(text, &TimeZone::UTC)));
+    let cut = |text: &str| policy(|p| p.older_than = Some(OlderThan::Moment(at(text, &TimeZone::UTC))));
     assert_eq!(days(&nights(4), &cut("2026-11-20T00:00:00Z")), ["11-20", "11-21"]);
     assert_eq!(
         days(&nights(4), &cut("2026-11-20T03:00:00Z")),
@@ -190,7 +200,7 @@ fn older_than_never_takes_the_newest() {
     assert_eq!(days(&nights(4), &cut("2027-01-01T00:00:00Z")), ["11-21"]);
     assert_eq!(days(&nights(4), &cut("2020-01-01T00:00:00Z")).len(), 4);
     let both = policy(|p| {
-        p.older_than = Some(at("2026-11-20T00:00:00Z", &TimeZone::UTC));
+        p.older_than = Some(OlderThan::Moment(at("2026-11-20T00:00:00Z", &TimeZone::UTC)));
         p.keep_weekly = Count::Some(2);
     });
     assert_eq!(days(&nights(9), &both), ["11-15", "11-20", "11-21"]);

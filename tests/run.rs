@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use support::make::{bytes, tree};
-use support::system::skip;
+use support::system::{root_or_skip, run as run_program, skip};
 use support::{Done, Varv, args, chmod};
 
 /// A repository, a source, and a configuration file.
@@ -357,6 +357,93 @@ fn every_label_has_its_own_rules() {
     assert_eq!((count("a"), count("b"), count("c")), (1, 5, 5));
     forget("[labels.b]\nkeep-daily = 3\n[default]\nkeep-last = 2\n", args![]).expect(0, args!["forget"]);
     assert_eq!((count("a"), count("b"), count("c")), (1, 3, 2));
+}
+
+#[test]
+fn after_volumes_that_could_not_be_backed_up_nothing_is_forgotten_either() {
+    let world = World::new(Varv::new());
+    for _ in 0..2 {
+        world.varv.backup(args![&world.source]);
+    }
+    let lvm = "lvm = { volumes = [\"no-such-group/volume\"] }\n[[profiles.p.retier]]\nolder-than = \"now\"\n\
+               to = \"cold\"\n[profiles.p.check]\n[profiles.p.prune]\n[profiles.p.retention]\nkeep-last = 1\n";
+    let report = world.profile(lvm).report();
+    let left_out = [("forget", -1), ("prune", -1), ("retier", -1), ("check", 0)];
+    assert_eq!(steps(&report)[1..], left_out);
+    assert_ne!(steps(&report)[0], ("lvm backup", 0));
+    assert_eq!(world.snapshots(), 2);
+}
+
+#[test]
+fn old_snapshots_go_and_what_they_need_is_compressed_harder() {
+    let world = World::new(Varv::new());
+    for day in 1..=3 {
+        fs::write(world.source.join("file"), bytes(day, 100_000)).unwrap();
+        world.varv.backup(args!["--time", format!("2026-01-0{day}"), &world.source]);
+    }
+    let rules = |older_than: &str| {
+        format!(
+            "check = {{}}\nprune = {{}}\nretention = {{ older-than = \"{older_than}\" }}\n\
+             [[profiles.p.retier]]\nolder-than = \"7D\"\nto = \"warm\"\nmax-time = \"1h\"\n\
+             [[profiles.p.retier]]\nolder-than = \"90D\"\nto = \"cold\"\nlimit = \"10G\"\n"
+        )
+    };
+    let report = world.profile(&rules("200Y")).report();
+    let all = [("backup", 0), ("forget", 0), ("prune", 0), ("retier", 0), ("retier", 0), ("check", 0)];
+    assert_eq!((&steps(&report)[..], world.snapshots()), (&all[..], 4));
+    assert_eq!(
+        (&report["steps"][3]["result"]["tier"], &report["steps"][4]["result"]["tier"]),
+        (&json!("warm"), &json!("cold"))
+    );
+    world.profile(&rules("1D")).report();
+    assert_eq!(world.snapshots(), 2, "of this one and of the one before");
+    for (text, says) in [
+        ("retention = { older-than = \"yesterday\" }", "line 5: 'yesterday' is not a length of time"),
+        ("[[profiles.p.retier]]\nolder-than = \"7D\"\nto = \"store\"", "the profile's retier"),
+        ("[[profiles.p.retier]]\nolder-than = \"some time\"\nto = \"cold\"", "the profile's retier"),
+        ("[[profiles.p.retier]]\nolder-than = \"7D\"\ntoo = \"cold\"", "did you mean 'to'?"),
+    ] {
+        world.profile(text);
+        let done = world.run();
+        assert_eq!(done.code, Some(2), "{text}: {}", done.stderr);
+        done.says(&[says]);
+    }
+}
+
+/// The file of the machine is used if there is no other, and only then.
+#[test]
+fn the_file_of_the_machine_is_the_last_resort() {
+    if root_or_skip().is_none() {
+        return;
+    }
+    let world = World::new(Varv::new());
+    world.profile("label = \"of-machine\"\n");
+    // In a mount namespace of its own, so that nobody else sees it.
+    let script =
+        "mount -t tmpfs none /etc && mkdir /etc/varv && cp \"$0\" /etc/varv/varv.toml && exec \"$@\"";
+    let run = || {
+        let program = world.varv.command(args!["run", "p"]);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(&world.config).arg(program.get_program());
+        command.args(program.get_args()).env_remove("XDG_CONFIG_HOME");
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Done::from(command.output().unwrap())
+    };
+    if !run_program("unshare", &["--mount", "mount", "-t", "tmpfs", "none", "/etc"]) {
+        return skip("no mount namespaces").unwrap_or_default();
+    }
+    run().expect(0, args!["run", "p"]);
+    assert_eq!(world.varv.snapshots()[0]["label"], "of-machine");
+    let own = world.varv.path(".config/varv/varv.toml");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, "[profiles.other]\n").unwrap();
+    chmod(&own, 0o600);
+    run().expect(2, args!["run", "p"]);
 }
 
 /// The units as they are, but for the place of the program.

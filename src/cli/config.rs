@@ -76,9 +76,11 @@ pub struct Profile {
     pub before: Vec<String>,
     /// Likewise; they run whatever became of the rest.
     pub after: Vec<String>,
-    /// What `forget` keeps; it is left out without it, as are the two below.
+    /// What `forget` keeps; it is left out without it, as are those below.
     pub retention: Option<Policy>,
     pub prune: Option<Prune>,
+    /// What older snapshots alone need, compressed harder; each rule in turn.
+    pub retier: Vec<Retier>,
     pub check: Option<Check>,
 }
 
@@ -101,6 +103,16 @@ pub struct Lvm {
 pub struct Prune {
     pub max_unused: Option<Value>,
     pub max_repack: Option<Value>,
+}
+
+/// Options of `retier`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Retier {
+    pub older_than: String,
+    pub to: String,
+    pub limit: Option<Value>,
+    pub max_time: Option<String>,
 }
 
 /// Options of `check`.
@@ -292,6 +304,8 @@ mod tests {
             ("[repositories.a]\npath = \"/r\"\npasphrase-file = \"/p\"", 3, "passphrase-file"),
             ("[profile.a]", 1, "profiles"),
             ("[profiles.a.check]\nread_data = true", 2, "read-data"),
+            ("[[profiles.a.retier]]\nolder-then = \"30D\"", 2, "older-than"),
+            ("[profiles.a.retention]\nolder_than = \"1Y\"", 2, "older-than"),
         ] {
             let (found, why) = wrong(text);
             assert_eq!(found, Some(line), "{text}: {why}");
@@ -308,6 +322,8 @@ mod tests {
             ("[profiles.a.retention]\nkeep-daily = -1", "a number of snapshots"),
             ("[profiles.a.retention]\nkeep-daily = \"some\"", "write 7, or all"),
             ("[profiles.a.retention]\nkeep-within = \"3X\"", "not a length of time"),
+            ("[profiles.a.retention]\nolder-than = \"2026-01-01\"", "not a length of time"),
+            ("[[profiles.a.retier]]\nto = \"cold\"", "older-than"),
             ("[profiles.a]\nbefore = \"x\"", "sequence"),
             ("[profiles.a", "unclosed table"),
         ] {

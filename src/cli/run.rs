@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, FromArgMatches};
 use serde::Serialize;
 
-use super::config::{Absolute, Check, Config, Lvm, Profile, Prune, Repository, Value};
+use super::config::{Absolute, Check, Config, Lvm, Profile, Prune, Repository, Retier, Value};
 use super::error::Exit;
 use super::global::{Global, duration};
 use super::secret::SecretOptions;
@@ -17,9 +17,9 @@ use super::{Cli, Command, Outcome, definition, output};
 use crate::error::{Error, IoContext, Result};
 use crate::upkeep::retention::Policies;
 
-/// Do what a profile of the configuration file says: back up, forget, prune, check.
+/// Do what a profile of the configuration file says: back up, forget, prune, retier, check.
 ///
-/// After a backup that failed, nothing is forgotten or pruned; after one that could not read all
+/// After a backup that failed, nothing is forgotten, pruned or compressed again; after one that could not read all
 /// of its source, it goes on. The exit code is the first of 130 and 143, 4, 1, 12, 10, 11, 2, 3, 5
 /// that one of the steps ended with. A hook that fails counts as 1.
 #[derive(Debug, Args)]
@@ -139,12 +139,15 @@ impl Plan {
         if let Some(options) = &profile.prune {
             add(prune(options).switch("--dry-run", dry_run), true)?;
         }
+        for rule in &profile.retier {
+            add(retier(rule).switch("--dry-run", dry_run), true)?;
+        }
         if let Some(options) = &profile.check {
             add(check(options), false)?;
         }
         if steps.is_empty() {
             return Err(Error::Refused(
-                "the profile has nothing to do: give it sources, retention, prune or check".into(),
+                "the profile has nothing to do: give it sources, retention, prune, retier or check".into(),
             ));
         }
         if let Some(policy) = &profile.retention {
@@ -267,6 +270,14 @@ fn prune(Prune { max_unused, max_repack }: &Prune) -> Words {
     Words::new("prune").value("--max-unused", max_unused).value("--max-repack", max_repack)
 }
 
+fn retier(Retier { older_than, to, limit, max_time }: &Retier) -> Words {
+    Words::new("retier")
+        .each("--older-than", [older_than])
+        .each("--to", [to])
+        .value("--limit", limit)
+        .each("--max-time", max_time)
+}
+
 /// What is due is read, or nothing is due.
 fn check(Check { read_data, max_age, limit }: &Check) -> Words {
     let reads = read_data.is_none() && (max_age.is_some() || limit.is_some());
@@ -295,9 +306,9 @@ impl Runner<'_> {
                 self.leave_out(step.name);
                 continue;
             }
-            let name = step.name;
+            let is_backup = matches!(step.command, Command::Backup(_) | Command::Lvm(_));
             let exit = self.step(step);
-            may_remove &= name != "backup" || matches!(exit, Exit::Done | Exit::Incomplete);
+            may_remove &= !is_backup || matches!(exit, Exit::Done | Exit::Incomplete);
         }
         for command in plan.after {
             self.hook("after", command);

@@ -257,11 +257,16 @@ fn check_index(
     }
     if let Some(error) = state.damaged {
         // The packs are the truth: what it says must not spoil the rest of the check.
-        repo.rebuild_index(&Muted(observer), stop)?.close()?;
-        findings.add(
-            &format!("{}/{}", layout::INDEX, layout::INDEX_FILE),
-            format!("{}; it was made anew, as varv index rebuild does", findings::reason(&error)),
-        );
+        let made = match repo.rebuild_index(&Muted(observer), stop).and_then(Catalog::close) {
+            Ok(()) => "it was made anew, as varv index rebuild does",
+            Err(e) if e.is_out_of_space() || repo.is_full() => {
+                repo.remove_index()?;
+                "it was removed, and the next command for which there is room makes it anew"
+            }
+            Err(e) => return Err(e),
+        };
+        let object = format!("{}/{}", layout::INDEX, layout::INDEX_FILE);
+        findings.add(&object, format!("{}; {made}", findings::reason(&error)));
     }
     Ok(state.vanished)
 }

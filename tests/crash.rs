@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal};
 use varv::error::Error;
 use varv::store::Fault;
 
+use support::full::back_up_until_full;
 use support::make::{Random, change, tree};
 use support::system::{Mount, skip};
 use support::tree::{assert_tree, read};
@@ -201,24 +202,7 @@ fn fill_up(mut varv: Varv, point: &Path) {
     let reserve = point.join("reserve");
     fs::write(&reserve, vec![1; 8 << 20]).unwrap();
     varv.ok(args!["init", "-q", "--encryption", "none"]);
-    let source = varv.dir("source");
-    tree(&source, 1);
-    let mut random = Random(3);
-    let mut states = States::new();
-    for number in 0.. {
-        assert!(number < 100, "it is never full");
-        change(&source, &mut random);
-        let len = random.below(2 << 20) as usize;
-        fs::write(source.join("more"), random.bytes(len)).unwrap();
-        let tag = format!("run-{number}");
-        states.insert(tag.clone(), read(&source));
-        let done = varv.run(args!["backup", "-q", "--tag", &tag, &source]);
-        if done.code != Some(0) {
-            done.expect(1, args!["backup"]);
-            done.says(&["No space left", "free space"]);
-            break;
-        }
-    }
+    let (source, mut states) = back_up_until_full(&varv, &[]);
     let listed = varv.snapshots();
     assert!(listed.len() > 1);
     restore_newest(&varv, &source, &states, usize::MAX);

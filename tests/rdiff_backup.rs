@@ -1,4 +1,20 @@
 //! What users of rdiff-backup know, and taking over what they have.
+//!
+//! Where else what its own tests ask for is asked here:
+//!
+//! | of rdiff-backup | here |
+//! |---|---|
+//! | times and lengths of time, good and bad; zones; summer time | `src/time.rs` |
+//! | files as of a time, before the first, `1B`; a bad time | `history.rs`: `the_snapshot_of_a_time`, `bad_times_are_refused_with_an_example` |
+//! | changed, new, deleted since; nothing since now | `history.rs`: `what_changed_since` |
+//! | compare by metadata, hash, in full; codes of differences | `compare.rs`: `metadata_cannot_see_what_hash_and_full_see` |
+//! | kinds swapped each session, interrupted sessions, each as of its time; regress, which here is any next command | below: `sessions_restore_as_of_their_times_whatever_was_interrupted` |
+//! | removal of what is old, never the newest; nothing old enough | below: `what_is_older_goes_and_the_newest_never`; `upkeep.rs`: `nothing_goes_by_accident` |
+//! | verify sees damage at a time that needs it, and not at others | `compare.rs`: `only_what_a_snapshot_needs_is_verified` |
+//! | killed, run again, all earlier sessions restore | `crash.rs`: `a_backup_is_killed_at_any_moment` |
+//! | names of a hard link come and go | `roundtrip.rs`: `hard_links_whose_first_name_goes_stay_one_file` |
+//! | selection by patterns and lists, parents implied, one file system | `src/source/exclude.rs`, `src/source/walk.rs`; of a restore `overwrite.rs`: `a_part_is_selected` |
+//! | shared and exclusive locks; reading where nothing can be written | `src/repo/lock/tests.rs`; `full.rs` |
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;

@@ -15,18 +15,17 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
-use varv::backup::{self, BackupOptions, ScanOptions, Source};
+use varv::backup::{self, BackupOptions};
 use varv::chunker::Params;
-use varv::format::config::Tier;
 use varv::observe::{Silent, Stop};
 use varv::repo::{CreateOptions, Intent, OpenOptions, Repo};
-use varv::source::exclude::ExcludeOptions;
 use varv::store::{Damage, Fault, MemoryStore};
 use varv::upkeep::check::{self, CheckOptions, Part};
 use varv::upkeep::repair;
 
 use support::make::{Random, bytes, overwrite};
 use support::tree::{Tree, assert_tree, read};
+use support::world::backup_options;
 use support::{Varv, args};
 
 const KINDS: [&str; 6] = ["deleted", "emptied", "cut short", "in a frame", "in the trailer", "in the header"];
@@ -298,21 +297,8 @@ impl Memory {
     }
 
     fn backup(&self, store: &MemoryStore) -> varv::error::Result<()> {
-        let options = BackupOptions {
-            sources: vec![Source::Path(self.source.path().into())],
-            host: "host".into(),
-            label: "default".into(),
-            tags: Vec::new(),
-            time: Timestamp::from_second(1_795_219_200).unwrap(),
-            offset: 0,
-            user: String::new(),
-            tier: Tier::Hot,
-            tier_rules: Vec::new(),
-            excludes: ExcludeOptions::default(),
-            scan: ScanOptions::default(),
-            delta: true,
-            dry_run: false,
-        };
+        let time = Timestamp::from_second(1_795_219_200).unwrap();
+        let options = BackupOptions { time, ..backup_options(self.source.path(), Vec::new()) };
         self.with(store, Intent::Add, |repo| {
             let catalog = repo.catalog(&Silent, &Stop::new())?;
             backup::run(repo, &catalog, &options, &Silent, &Stop::new()).map(drop)

@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use support::make::{Random, bytes, change, tree};
+use support::make::{Random, bytes, change, change_rows, rows, tree};
 use support::tree::{assert_same, assert_tree, read};
 use support::world::States;
 use support::{Done, Varv, args};
@@ -272,13 +272,14 @@ fn end(child: Child) {
 }
 
 #[test]
-fn two_prunes_and_three_backups_at_once() {
+fn two_prunes_a_retier_and_three_backups_at_once() {
     let varv = Varv::new();
     let sources: Vec<PathBuf> = (0..3)
         .map(|number| {
             let source = varv.dir(&format!("source{number}"));
             tree(&source, 1);
             fs::write(source.join("own"), bytes(number, 2 << 20)).unwrap();
+            fs::write(source.join("table"), rows(&mut Random(number), 1 << 20)).unwrap();
             source
         })
         .collect();
@@ -294,18 +295,21 @@ fn two_prunes_and_three_backups_at_once() {
         for _ in 0..2 {
             children.push(start(&varv, args!["prune", "--lock-wait", "60s", "--max-unused", "0"]));
         }
+        let retier = args!["retier", "--lock-wait", "60s", "--older-than", "now", "--to", "warm"];
+        children.push(start(&varv, retier));
         children.into_iter().for_each(end);
         for (number, source) in sources.iter().enumerate() {
             let target = varv.path(&format!("target{round}-{number}"));
             varv.restore(args!["--verify", source, &target]);
             assert_same(source, &target);
             change(source, &mut random);
+            change_rows(&source.join("table"), &mut random);
         }
-        varv.ok(args!["forget", "-q", "--keep-last", "1"]);
+        varv.ok(args!["forget", "-q", "--keep-last", "2"]);
     }
     varv.ok(args!["prune", "-q"]);
     varv.ok(args!["check", "--read-data", "--quiet"]);
-    assert_eq!(varv.snapshots().len(), 3);
+    assert_eq!(varv.snapshots().len(), 6);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use varv::repo::Intent;
 use varv::store::Fault;
 use varv::upkeep::prune::{self, PruneOptions, Pruned};
 
-use support::make::{Random, change, tree};
+use support::full::back_up_until_full;
+use support::make::{Random, change, change_rows, rows, tree};
 use support::system::{Loop, Mount, run, skip};
 use support::tree::{assert_tree, read};
 use support::world::{STOP, States, World};
@@ -225,14 +227,21 @@ fn what_has_no_room_is_taken_back() {
 fn nights(varv: &Varv, count: usize) -> (PathBuf, States, Random) {
     let source = varv.dir("source");
     tree(&source, 1);
+    fs::write(source.join("table"), rows(&mut Random(1), 1 << 20)).unwrap();
     let (mut states, mut random) = (States::new(), Random(std::process::id().into()));
     for night in 0..count {
         let tag = format!("night{night}");
         states.insert(tag.clone(), read(&source));
         varv.backup(args!["--tag", tag, &source]);
-        change(&source, &mut random);
+        change_nightly(&source, &mut random);
     }
     (source, states, random)
+}
+
+/// The table's nights are compressed against each other.
+fn change_nightly(source: &Path, random: &mut Random) {
+    change(source, random);
+    change_rows(&source.join("table"), random);
 }
 
 fn restore_all(varv: &Varv, source: &Path, states: &States) {
@@ -249,8 +258,17 @@ fn rounds(usual: usize) -> usize {
     std::env::var("VARV_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
+/// Of each round of five, what is killed.
+const KILLED: [&[&str]; 5] = [
+    &["forget", "-q", "--keep-last", "2"],
+    &["prune", "-q", "--max-unused", "0"],
+    &["retier", "-q", "--older-than", "now", "--to", "warm"],
+    &["check", "-q", "--read-data"],
+    &["repair", "-q"],
+];
+
 #[test]
-fn forget_and_prune_are_killed_at_any_moment() {
+fn upkeep_is_killed_at_any_moment() {
     let varv = Varv::new();
     let (source, mut states, mut random) = nights(&varv, 3);
     let mut killed = 0;
@@ -258,12 +276,9 @@ fn forget_and_prune_are_killed_at_any_moment() {
         let tag = format!("round{round}");
         states.insert(tag.clone(), read(&source));
         varv.backup(args!["--tag", &tag, &source]);
-        change(&source, &mut random);
-        let words = match round % 3 {
-            0 => args!["forget", "-q", "--keep-last", "2"].to_vec(),
-            _ => args!["prune", "-q", "--max-unused", "0"].to_vec(),
-        };
-        if round % 3 == 1 {
+        change_nightly(&source, &mut random);
+        let words: Vec<OsString> = KILLED[round % KILLED.len()].iter().map(OsString::from).collect();
+        if round % KILLED.len() == 1 {
             varv.ok(args!["forget", "-q", "--keep-last", "2"]);
         }
         let usual = {
@@ -321,25 +336,8 @@ fn a_full_ext4_is_pruned() {
 fn prune_when_full(mut varv: Varv, point: &Path) {
     varv.repository = point.join("repository");
     varv.ok(args!["init", "-q", "--encryption", "none"]);
-    let source = varv.dir("source");
-    tree(&source, 1);
-    let mut random = Random(3);
-    let mut states = States::new();
-    for number in 0.. {
-        assert!(number < 100, "it is never full");
-        change(&source, &mut random);
-        let len = random.below(2 << 20) as usize;
-        fs::write(source.join("more"), random.bytes(len)).unwrap();
-        let tag = format!("run-{number}");
-        states.insert(tag.clone(), read(&source));
-        // What is made against something keeps it, and moving both takes room.
-        let done = varv.run(args!["backup", "-q", "--no-delta", "--tag", &tag, &source]);
-        if done.code != Some(0) {
-            done.expect(1, args!["backup"]);
-            done.says(&["No space left", "varv forget", "varv prune"]);
-            break;
-        }
-    }
+    // What is made against something keeps it, and moving both takes room.
+    let (source, mut states) = back_up_until_full(&varv, args!["--no-delta"]);
     assert!(varv.snapshots().len() > 2);
     fill_up(&point.join("filler"));
     assert!(!varv.snapshots().is_empty(), "it can be listed");

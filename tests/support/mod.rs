@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unused_macros)] // no test uses all of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod full;
 pub mod make;
 pub mod system;
 pub mod tree;

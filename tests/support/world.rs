@@ -95,26 +95,8 @@ impl World {
         let tag = self.next.to_string();
         self.states.insert(tag.clone(), read(&self.source));
         let (repo, catalog) = self.opened(Intent::Add)?;
-        backup::run(&repo, &catalog, &self.options(tag), &Silent, &STOP)?;
+        backup::run(&repo, &catalog, &backup_options(&self.source, vec![tag]), &Silent, &STOP)?;
         catalog.close()
-    }
-
-    fn options(&self, tag: String) -> BackupOptions {
-        BackupOptions {
-            sources: vec![Source::Path(self.source.clone())],
-            host: "host".into(),
-            label: "default".into(),
-            tags: vec![tag],
-            time: Timestamp::now(),
-            offset: 0,
-            user: String::new(),
-            tier: Tier::Hot,
-            tier_rules: Vec::new(),
-            excludes: ExcludeOptions::default(),
-            scan: ScanOptions::default(),
-            delta: true,
-            dry_run: false,
-        }
     }
 
     /// The tags of all snapshots.
@@ -160,6 +142,25 @@ impl World {
         self.restore_all();
         self.backup().unwrap();
         self.restore_all();
+    }
+}
+
+/// Of one path, as the command line has them without any option.
+pub fn backup_options(source: &Path, tags: Vec<String>) -> BackupOptions {
+    BackupOptions {
+        sources: vec![Source::Path(source.into())],
+        host: "host".into(),
+        label: "default".into(),
+        tags,
+        time: Timestamp::now(),
+        offset: 0,
+        user: String::new(),
+        tier: Tier::Hot,
+        tier_rules: Vec::new(),
+        excludes: ExcludeOptions::default(),
+        scan: ScanOptions::default(),
+        delta: true,
+        dry_run: false,
     }
 }
 

@@ -9,12 +9,10 @@ work=$(mktemp -d "${2:-/tmp}/varv-prune-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export XDG_CACHE_HOME="$work/cache"
 
-# Seconds that a command takes.
+# Processor time that a command takes, in seconds: beside other work that says more than a clock.
 seconds() {
-    start=$(date +%s.%N)
-    "$@" > "$work/out"
-    end=$(date +%s.%N)
-    awk "BEGIN { printf \"%.2f\", $end - $start }"
+    env time -f "%U %S %M" -o "$work/time" "$@" > "$work/out"
+    awk '{ printf "%.2f", $1 + $2 }' "$work/time"
 }
 
 field() { sed "s/.*\"$1\":\([0-9]*\).*/\1/" "$work/out"; }
@@ -40,12 +38,12 @@ for count in 10 100 1000; do
     plan=$(seconds "$varv" --json prune --dry-run)
     packs=$(field packs)
     bytes=$(field bytes)
-    prune=$(seconds env time -f %M -o "$work/memory" "$varv" --json prune)
+    prune=$(seconds "$varv" --json prune)
+    peak=$(cut -d " " -f 3 "$work/time")
     removed=$(field packs_removed)
     repacked=$(field packs_repacked)
     freed=$(field bytes_freed)
     check=$(seconds "$varv" check -q)
-    peak=$(cat "$work/memory")
     echo "$count $packs $((bytes >> 20)) $plan $prune $removed $repacked $((freed >> 20)) $check $((peak >> 10))"
     rm -rf "$source" "$VARV_REPOSITORY"
 done

@@ -7,36 +7,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
-use support::system::skip;
+use support::lab::{
+    assert_newest_is, boot, group, how, id, in_lab, is_installed, kept, night, pool, scribble, sh,
+};
 use support::{Varv, args};
-
-/// True in the lab. Outside of it, boots one with these empty disks and runs the test `name` there.
-fn in_lab(name: &str, disks: &[&str]) -> bool {
-    if std::env::var_os("LAB_DISKS").is_some() {
-        return true;
-    }
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
-    if !Command::new(&lab).arg("--check").output().is_ok_and(|output| output.status.success()) {
-        skip::<()>("the LVM lab is not installed: tests/lab/install");
-        return false;
-    }
-    let disks = disks.iter().flat_map(|size| ["--disk", size]);
-    let output = Command::new(&lab)
-        .args(["--memory", "2G", "--timeout", "600"])
-        .args(disks)
-        .arg("--")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "in the lab: {text}");
-    false
-}
 
 /// The fields in the table of a section of `docs/json.md`.
 fn documented(section: &str) -> BTreeSet<String> {
@@ -56,39 +33,6 @@ fn documented(section: &str) -> BTreeSet<String> {
 
 fn printed(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
-}
-
-/// Runs a script; what it printed.
-fn sh(script: &str) -> String {
-    let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).output().unwrap();
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}\n--\n{complaints}");
-    String::from_utf8(output.stdout).unwrap().trim().to_string()
-}
-
-/// A volume group `vg` on the first disk.
-fn group() {
-    sh("disk=${LAB_DISKS%% *}; pvcreate -q $disk; vgcreate -q vg $disk");
-}
-
-/// With a thin pool `vg/pool` in it.
-fn pool(len: &str) {
-    group();
-    sh(&format!("lvcreate -q -y --type thin-pool -n pool -L {len} -c 64k --poolmetadatasize 8M vg"));
-}
-
-fn night(varv: &Varv, words: &[OsString]) -> Value {
-    varv.json(&[args!["lvm", "backup"], words].concat())
-}
-
-/// What varv keeps: the names of snapshots.
-fn kept(varv: &Varv) -> Vec<String> {
-    let rows = varv.json(args!["lvm", "status"]);
-    rows.as_array().unwrap().iter().map(|row| row["snapshot"].as_str().unwrap().to_string()).collect()
-}
-
-fn id(night: &Value) -> &str {
-    night["snapshot"].as_str().unwrap()
 }
 
 /// Compares a night's volume with what it was then.
@@ -166,30 +110,12 @@ fn ten_nights_of_a_thin_volume() {
     });
 }
 
-/// How a night's only volume was read, and why all of it was if there is a reason.
-fn how(night: &Value) -> (&str, Option<&str>) {
-    let row = &night["volumes"][0];
-    (row["method"].as_str().unwrap(), row["fallback_reason"].as_str())
-}
-
 /// A night that reads everything, for a reason with these words.
 fn falls_back(varv: &Varv, words: &[OsString], why: &str) -> Value {
     let night = night(varv, words);
     let (method, reason) = how(&night);
     assert!(method == "full" && reason.is_some_and(|reason| reason.contains(why)), "{why}: {night}");
     night
-}
-
-fn scribble(device: &str, mebibyte: u64, count: u64) {
-    sh(&format!(
-        "dd if=/dev/urandom of={device} bs=1M seek={mebibyte} count={count} oflag=direct status=none"
-    ));
-}
-
-/// The newest snapshot is what the volume is now.
-fn assert_newest_is(varv: &Varv, volume: &str) {
-    let (repository, program) = (varv.repository.display(), env!("CARGO_BIN_EXE_varv"));
-    sh(&format!("{program} -r {repository} dump {volume} | cmp - /dev/{volume}"));
 }
 
 #[test]
@@ -510,23 +436,6 @@ fn bad_sectors_cost_one_volume_or_one_night() {
     sh("cmp /dev/vg/bad /dev/vg/target");
 }
 
-/// Boots a lab with this disk, which keeps what is written to it, and runs the test in it.
-fn boot(name: &str, phase: &str, image: &Path) -> Option<i32> {
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
-    let status = Command::new(lab)
-        .args(["--memory", "1G", "--timeout", "600", "--disk-image"])
-        .arg(image)
-        .arg("--")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-        .env("VARV_TEST_PHASE", phase)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    eprintln!("{}{}", String::from_utf8_lossy(&status.stdout), String::from_utf8_lossy(&status.stderr));
-    status.status.code()
-}
-
 #[test]
 fn a_power_cut_costs_one_night() {
     const NAME: &str = "a_power_cut_costs_one_night";
@@ -563,9 +472,7 @@ fn a_power_cut_costs_one_night() {
             varv.ok(args!["check", "--read-data"]);
         }
         _ => {
-            let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/with-lvm");
-            if !Command::new(&lab).arg("--check").output().is_ok_and(|output| output.status.success()) {
-                skip::<()>("the LVM lab is not installed: tests/lab/install");
+            if !is_installed() {
                 return;
             }
             let image = varv.path("disk");

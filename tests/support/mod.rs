@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod full;
+pub mod lab;
 pub mod make;
 pub mod system;
 pub mod tree;

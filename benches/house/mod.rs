@@ -97,6 +97,7 @@ impl House {
             excludes: Default::default(),
             scan: ScanOptions { force_read: true, ..Default::default() },
             dry_run: false,
+            checkpoint_every: None,
         };
         let outcome = backup::run(&repo, &catalog, &options, &Silent, &STOP).unwrap();
         catalog.close().unwrap();

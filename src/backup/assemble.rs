@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::checkpoint::Progress;
 use super::cut::{Joiner, Part, Piece};
 use super::earlier::Earlier;
 use super::follow::{Follower, join};
@@ -13,13 +14,14 @@ use super::read::Worker;
 use super::scan::changed_since;
 use super::step::{Change, Done, FileRead, LINKED_MAX, LargeEnd, PieceRead, Place, Step};
 use super::tiers::Levels;
+use super::update::Basis;
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
 use crate::format::map::{self, Extent, Map};
 use crate::format::pack::Kind;
 use crate::format::snapshot::{PROBLEMS_MAX, RootInfo, Stats, UnreadableRange, VolumeInfo};
 use crate::format::tree::{self, ContentHasher, Dir, Entry, Payload, Xattr};
-use crate::id::{ChunkId, Key};
+use crate::id::{ChunkId, Key, SnapshotId};
 use crate::lvm::has_overflowed;
 use crate::observe::{Event, Observer};
 use crate::repo::catalog::Catalog;
@@ -28,6 +30,8 @@ use crate::repo::map_parts::{MapPart, MapParts};
 use crate::text::escape;
 
 use std::os::unix::ffi::OsStrExt;
+
+mod unfinished;
 
 /// Nodes known from the parent that are remembered; beyond that, the index is asked.
 const KNOWN_NODES_MAX: usize = 64 << 10;
@@ -46,6 +50,8 @@ pub struct Assembler<'c> {
     large: Option<Large<'c>>,
     /// Content and attributes of files with several names, by device and inode.
     linked: HashMap<(u64, u64), (Payload, Vec<Xattr>)>,
+    /// Tells how far volumes are done, if that is wanted.
+    checkpoints: Option<Progress<'c>>,
     /// Open directories, the roots' pseudo directory first.
     dirs: Vec<OpenDir>,
     /// Bytes of the source that were dealt with, for the progress.
@@ -73,6 +79,8 @@ pub struct Assembled {
 #[derive(Debug, Default)]
 pub struct VolumeRead {
     info: VolumeInfo,
+    /// The snapshot since which it is known what has changed.
+    since: Option<SnapshotId>,
     stored: Arc<AtomicU64>,
 }
 
@@ -97,9 +105,13 @@ struct Large<'c> {
     entry: Entry,
     change: Change,
     content: Content<'c>,
+    /// Its length, 0 if that is not known yet.
+    len: u64,
     failed: Option<String>,
+    /// Whether some of it is zeros since it could not be read.
+    has_gaps: bool,
     /// What it was, if that is followed.
-    before: Option<MapParts<'c>>,
+    before: Option<(Arc<Basis>, MapParts<'c>)>,
     volume: Option<VolumeRead>,
 }
 
@@ -165,10 +177,16 @@ impl<'c> Assembler<'c> {
             follower: None,
             large: None,
             linked: HashMap::new(),
+            checkpoints: None,
             dirs: vec![roots],
             progress: 0,
             result: Assembled::default(),
         }
+    }
+
+    /// Tells how far volumes are done.
+    pub fn telling(self, checkpoints: Option<Progress<'c>>) -> Self {
+        Self { checkpoints, ..self }
     }
 
     /// Takes a batch of steps whose reading is done.
@@ -187,7 +205,8 @@ impl<'c> Assembler<'c> {
         }
         self.observer
             .event(Event::Advance { bytes: self.progress - progress, files: self.files_seen() - files });
-        self.nodes.frames.index_published()
+        self.nodes.frames.index_published()?;
+        self.checkpoint_if_due()
     }
 
     fn files_seen(&self) -> u64 {
@@ -251,19 +270,30 @@ impl<'c> Assembler<'c> {
                 };
                 let level = self.levels.of(&entry.name, len);
                 let content = self.content(stream, level, earlier.as_deref());
-                self.large =
-                    Some(Large { place, entry, change, content, failed: None, before: None, volume: None });
+                let (failed, before, volume) = (None, None, None);
+                self.large = Some(Large {
+                    place,
+                    entry,
+                    change,
+                    content,
+                    len,
+                    failed,
+                    has_gaps: false,
+                    before,
+                    volume,
+                });
                 Ok(())
             }
-            Step::Volume(info) => {
+            Step::Volume(info, since) => {
                 self.result.stats.bytes_read += info.bytes_spot_checked;
                 let stored = Arc::default();
                 self.nodes.frames.count_into(Some(Arc::clone(&stored)))?;
-                self.large()?.volume = Some(VolumeRead { info: *info, stored });
+                self.large()?.volume = Some(VolumeRead { info: *info, since, stored });
                 Ok(())
             }
             Step::Follow(basis) => {
-                self.large()?.before = Some(MapParts::of(self.catalog, &basis.map));
+                let parts = MapParts::of(self.catalog, &basis.map);
+                self.large()?.before = Some((basis, parts));
                 Ok(())
             }
             Step::End(end) => self.end(end),
@@ -323,6 +353,7 @@ impl<'c> Assembler<'c> {
             return Err(Error::Internal("a piece without a file"));
         };
         for (offset, len) in read.unreadable {
+            large.has_gaps = true;
             self.unreadable(&large.place, offset, len);
         }
         match read.piece {
@@ -351,19 +382,8 @@ impl<'c> Assembler<'c> {
     /// where the new map has nothing open.
     fn keep(&mut self, range: Range<u64>) -> Result<()> {
         let Some(large) = self.large.as_mut().filter(|large| large.failed.is_none()) else { return Ok(()) };
-        let before = large.before.as_mut().ok_or(Error::Internal("nothing is followed"))?;
-        let store = &mut |bytes: Vec<u8>| self.nodes.store(Stream::Maps, &bytes);
-        let map = &mut large.content.map;
-        let mut at = range.start;
-        while at < range.end {
-            let level = map.level_open(store)?;
-            let part = before.next(at..range.end, level)?;
-            match part {
-                MapPart::Node(level, child) => map.push_node(level, child, store)?,
-                MapPart::Extent(extent) => map.push(extent, store)?,
-            }
-            at += part.len();
-        }
+        let (_, before) = large.before.as_mut().ok_or(Error::Internal("nothing is followed"))?;
+        take_over(&mut self.nodes, &mut large.content.map, before, range.clone())?;
         large.content.len += range.end - range.start;
         self.progress += range.end - range.start;
         Ok(())
@@ -377,9 +397,10 @@ impl<'c> Assembler<'c> {
     }
 
     fn end(&mut self, end: LargeEnd) -> Result<()> {
-        let Some(Large { place, mut entry, change, content, failed, volume, .. }) = self.large.take() else {
+        let Some(large) = self.large.take() else {
             return Err(Error::Internal("an end without a file"));
         };
+        let Large { place, mut entry, change, content, failed, volume, has_gaps, .. } = large;
         if volume.is_some() {
             self.nodes.frames.count_into(None)?;
         }
@@ -396,12 +417,11 @@ impl<'c> Assembler<'c> {
             return Ok(());
         }
         let map = content.map.finish(&mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
-        entry.payload = match entry.payload {
-            Payload::Volume(_) => Payload::Volume(map),
-            Payload::Stream(_) => Payload::Stream(map),
-            _ => Payload::File(map),
-        };
+        entry.payload = entry.payload.with_map(map);
         if let Some(mut volume) = volume {
+            if let Some(checkpoints) = self.checkpoints.as_mut().filter(|_| !has_gaps) {
+                checkpoints.finish(&entry, volume.since);
+            }
             volume.info.bytes_source = entry.size();
             self.result.volumes.push(volume);
         }
@@ -469,8 +489,7 @@ impl<'c> Assembler<'c> {
 
     fn add(&mut self, entry: Entry, files: u64, bytes: u64) -> Result<()> {
         if self.dirs.len() == 1 {
-            let (path, kind) = (escape(&entry.name), entry.kind().to_string());
-            self.result.roots.push(RootInfo { path, kind });
+            self.result.roots.push(root_info(&entry));
         }
         let dir = self.dirs.last_mut().ok_or(Error::Internal("an entry without a directory"))?;
         entry.hash_content(&mut dir.content);
@@ -556,6 +575,31 @@ impl OpenDir {
         let content = ContentHasher::new(key);
         Self { entry, builder: hashtree::Builder::default(), content, entries: 0, files: 0, bytes: 0 }
     }
+}
+
+fn root_info(entry: &Entry) -> RootInfo {
+    RootInfo { path: escape(&entry.name), kind: entry.kind().to_string() }
+}
+
+/// Adds a range of a stored map to one that is being built.
+fn take_over(
+    nodes: &mut Nodes,
+    map: &mut map::Builder,
+    from: &mut MapParts,
+    range: Range<u64>,
+) -> Result<()> {
+    let store = &mut |bytes: Vec<u8>| nodes.store(Stream::Maps, &bytes);
+    let mut at = range.start;
+    while at < range.end {
+        let level = map.level_open(store)?;
+        let part = from.next(at..range.end, level)?;
+        match part {
+            MapPart::Node(level, child) => map.push_node(level, child, store)?,
+            MapPart::Extent(extent) => map.push(extent, store)?,
+        }
+        at += part.len();
+    }
+    Ok(())
 }
 
 fn chunk_ids(batch: &[Done]) -> Vec<ChunkId> {

@@ -12,10 +12,14 @@ use crate::format::pack::{FRAME_RAW_MAX, Kind};
 use crate::id::ChunkId;
 use crate::ordered::Input;
 use crate::repo::catalog::Catalog;
-use crate::repo::packer::{EncodedFrame, PublishedPack, RawFrame};
+use crate::repo::packer::{PublishedPack, RawFrame};
+use crate::repo::packs::ToPack;
 
 /// Chunks of published packs are put into the index when there are so many.
 const UNINDEXED_MAX: usize = 128 << 10;
+
+/// The writer has failed, and its error is the cause.
+const NOT_WRITTEN: Error = Error::Internal("packs are not written any more");
 
 /// Where new chunks go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,14 +55,19 @@ impl Stream {
     }
 }
 
-/// A frame on its way to be compressed.
-pub struct ToEncode {
-    /// The frame.
-    pub frame: RawFrame,
-    /// The zstd level.
-    pub level: i8,
-    /// Where what it takes when stored is counted, if somebody asks.
-    pub stored: Option<Arc<AtomicU64>>,
+/// What is on its way to be compressed and packed.
+pub enum ToEncode {
+    /// A frame.
+    Frame {
+        /// The frame.
+        frame: RawFrame,
+        /// The zstd level.
+        level: i8,
+        /// Where what it takes when stored is counted, if somebody asks.
+        stored: Option<Arc<AtomicU64>>,
+    },
+    /// Packs are closed behind the frames before this.
+    Close,
 }
 
 /// Takes new chunks, and knows those that it took.
@@ -67,7 +76,7 @@ pub struct Frames<'c> {
     sizes: Sizes,
     /// One of each stream and level that was met.
     open: BTreeMap<(Stream, i8), RawFrame>,
-    encode: Input<ToEncode, Result<EncodedFrame>>,
+    encode: Input<ToEncode, Result<ToPack>>,
     /// Where what open frames of data take is counted.
     stored: Option<Arc<AtomicU64>>,
     /// Memory of frames that were encoded.
@@ -76,6 +85,8 @@ pub struct Frames<'c> {
     /// Published, but not in the index.
     unindexed: Vec<PublishedPack>,
     unindexed_chunks: usize,
+    /// Chunks taken that are not in a published pack.
+    unpublished: usize,
     /// Chunks taken that are not in the index.
     taken: HashSet<ChunkId>,
     /// Packs that this run relies on.
@@ -92,7 +103,7 @@ impl<'c> Frames<'c> {
     pub fn new(
         catalog: &'c Catalog,
         sizes: Sizes,
-        encode: Input<ToEncode, Result<EncodedFrame>>,
+        encode: Input<ToEncode, Result<ToPack>>,
         reusable: Receiver<Vec<u8>>,
         published: Receiver<PublishedPack>,
     ) -> Self {
@@ -106,6 +117,7 @@ impl<'c> Frames<'c> {
             published,
             unindexed: Vec::new(),
             unindexed_chunks: 0,
+            unpublished: 0,
             taken: HashSet::new(),
             reused: HashSet::new(),
             chunks: 0,
@@ -160,6 +172,7 @@ impl<'c> Frames<'c> {
             .or_insert_with(|| RawFrame::new(stream.kind(), self.reusable.try_recv().unwrap_or_default()))
             .push(id, bytes, like);
         self.taken.insert(id);
+        self.unpublished += 1;
         if stream.kind() == Kind::Data {
             self.chunks += 1;
             self.bytes += bytes.len() as u64;
@@ -179,10 +192,15 @@ impl<'c> Frames<'c> {
     fn close(&mut self, place: (Stream, i8)) -> Result<()> {
         let Some(frame) = self.open.remove(&place) else { return Ok(()) };
         let stored = self.stored.clone().filter(|_| frame.kind == Kind::Data);
-        match self.encode.send(ToEncode { frame, level: place.1, stored }) {
-            true => Ok(()),
-            false => Err(Error::Internal("packs are not written any more")),
-        }
+        self.send(ToEncode::Frame { frame, level: place.1, stored })
+    }
+
+    fn close_all(&mut self) -> Result<()> {
+        self.open.keys().copied().collect::<Vec<_>>().into_iter().try_for_each(|place| self.close(place))
+    }
+
+    fn send(&self, work: ToEncode) -> Result<()> {
+        if self.encode.send(work) { Ok(()) } else { Err(NOT_WRITTEN) }
     }
 
     /// From here on, what frames of data take when stored is added to `stored`. Open ones are
@@ -199,10 +217,26 @@ impl<'c> Frames<'c> {
     /// Puts packs that were published meanwhile into the index, once there are enough.
     pub fn index_published(&mut self) -> Result<()> {
         while let Ok(pack) = self.published.try_recv() {
-            self.unindexed_chunks += pack.ids.len();
-            self.unindexed.push(pack);
+            self.note(pack);
         }
         if self.unindexed_chunks < UNINDEXED_MAX { Ok(()) } else { self.index_now() }
+    }
+
+    fn note(&mut self, pack: PublishedPack) {
+        self.unpublished -= pack.ids.len();
+        self.unindexed_chunks += pack.ids.len();
+        self.unindexed.push(pack);
+    }
+
+    /// Waits until all that was taken so far is durable and in the index.
+    pub fn publish(&mut self) -> Result<()> {
+        self.close_all()?;
+        self.send(ToEncode::Close)?;
+        while self.unpublished > 0 {
+            let pack = self.published.recv().map_err(|_| NOT_WRITTEN)?;
+            self.note(pack);
+        }
+        self.index_now()
     }
 
     fn index_now(&mut self) -> Result<()> {
@@ -220,9 +254,7 @@ impl<'c> Frames<'c> {
     /// Closes the open frames, waits until all packs are published, and puts them into the
     /// index. The packs of older runs that this one relies on are returned.
     pub fn finish(mut self) -> Result<HashSet<u32>> {
-        for place in self.open.keys().copied().collect::<Vec<_>>() {
-            self.close(place)?;
-        }
+        self.close_all()?;
         let Self { catalog, encode, published, mut unindexed, reused, .. } = self;
         drop(encode);
         unindexed.extend(published.iter());

@@ -11,6 +11,7 @@
 
 mod assemble;
 mod buffers;
+mod checkpoint;
 pub mod cut;
 mod earlier;
 mod follow;
@@ -54,6 +55,7 @@ use crate::text::escape;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::Finished;
 pub use scan::ScanOptions;
 pub use spot::Share;
 pub use volume::{Known, Volume};
@@ -100,6 +102,30 @@ pub struct BackupOptions {
     pub delta: bool,
     /// Do all but write.
     pub dry_run: bool,
+    /// After so many bytes that were read it is written down how far logical volumes are done.
+    pub checkpoint_every: Option<u64>,
+}
+
+impl BackupOptions {
+    /// A snapshot of nothing.
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            time: self.time,
+            offset: self.offset,
+            host: self.host.clone(),
+            label: self.label.clone(),
+            tags: self.tags.clone(),
+            user: self.user.clone(),
+            varv: env!("CARGO_PKG_VERSION").into(),
+            tier: self.tier,
+            roots: Vec::new(),
+            tree: TreeRef::new(None),
+            stats: Stats::default(),
+            missing: Vec::new(),
+            unreadable: Vec::new(),
+            volumes: Vec::new(),
+        }
+    }
 }
 
 /// What a backup came to.
@@ -172,20 +198,13 @@ pub fn run(
         return Err(Error::NotFound("none of the sources could be read: there is no snapshot".into()));
     }
     let snapshot = Snapshot {
-        time: options.time,
-        offset: options.offset,
-        host: options.host.clone(),
-        label: options.label.clone(),
-        tags: options.tags.clone(),
-        user: options.user.clone(),
-        varv: env!("CARGO_PKG_VERSION").into(),
-        tier: options.tier,
         roots: assembled.roots,
         tree: TreeRef::new(finished.root.as_ref()),
         stats: stats.clone(),
         missing: assembled.missing.clone(),
         unreadable: assembled.unreadable,
         volumes: finished.volumes.into_iter().map(|info| dated(info, options.time)).collect(),
+        ..options.snapshot()
     };
     let id = match options.dry_run {
         true => None,
@@ -228,9 +247,9 @@ impl RootPlan {
 fn forget_what_is_known(roots: &mut [RootPlan]) -> bool {
     let mut is_less = false;
     for root in roots {
-        if let Source::Volume(volume) = &mut root.source
-            && volume.known.since().is_some()
-        {
+        let Source::Volume(volume) = &mut root.source else { continue };
+        is_less |= volume.finished.take().is_some();
+        if volume.known.since().is_some() {
             let reason = Some("the parent snapshot is damaged".into());
             volume.known = Known::Full { layout: None, reason };
             is_less = true;

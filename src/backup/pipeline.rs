@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, unbounded};
 use rustix::fs::{FileType, stat};
 
 use super::assemble::{Assembled, Assembler, VolumeRead};
+use super::checkpoint::Progress;
 use super::cut::Cutter;
 use super::frames::{Frames, ToEncode};
 use super::read::Worker;
@@ -28,8 +29,7 @@ use crate::ordered::{Output, ordered};
 use crate::repo::Repo;
 use crate::repo::catalog::{Catalog, lock};
 use crate::repo::delta::DeltaEncoder;
-use crate::repo::packer::EncodedFrame;
-use crate::repo::packs::{Packs, Written};
+use crate::repo::packs::{Packs, ToPack, Written};
 use crate::source::exclude::{Excludes, SourceExcludes};
 use crate::source::owners::Owners;
 use crate::source::walk::{THREADS_DEFAULT, Walker};
@@ -109,6 +109,7 @@ pub fn run(
         let frames = Frames::new(catalog, config.sizes, frames, reusable, published);
         let assembler =
             Assembler::new(catalog, frames, repo.keys(), &worker, levels, options.delta, observer);
+        let assembler = assembler.telling(Progress::new(repo, options));
         let assembled = assemble(assembler, done, || {
             scanner.join().map_err(|_| Error::Internal("the scan ended early"))?
         });
@@ -132,18 +133,19 @@ fn encoders<'c>(
     count: usize,
     bases: &Arc<Mutex<HashSet<u32>>>,
     used: &Sender<Vec<u8>>,
-) -> Result<Vec<impl FnMut(ToEncode) -> Result<EncodedFrame> + Send + 'c>> {
+) -> Result<Vec<impl FnMut(ToEncode) -> Result<ToPack> + Send + 'c>> {
     (0..count)
         .map(|_| {
             let mut encoder = DeltaEncoder::new(catalog, Arc::clone(bases))?;
             let used = used.clone();
-            Ok(move |ToEncode { frame, level, stored }| {
+            Ok(move |work| {
+                let ToEncode::Frame { frame, level, stored } = work else { return Ok(ToPack::Close) };
                 let (encoded, raw) = encoder.encode(frame, level)?;
                 if let Some(stored) = stored {
                     stored.fetch_add(encoded.stored_len(), Ordering::Relaxed);
                 }
                 let _ = used.send(raw);
-                Ok(encoded)
+                Ok(encoded.into())
             })
         })
         .collect()

@@ -21,7 +21,7 @@ use crate::id::ChunkId;
 use crate::observe::{Event, Observer, Stop};
 use crate::ordered::Input;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::{Entries, for_each_chunk_of_map};
+use crate::repo::nodes::{Entries, are_all_there};
 use crate::source::extents::{Span, Spans, device_len, is_sparse, same};
 use crate::source::metadata;
 use crate::source::owners::Owners;
@@ -36,8 +36,6 @@ mod volume;
 const BATCH_STEPS: usize = 256;
 /// … unless the files among them are longer than this.
 const BATCH_BYTES: u64 = 2 << 20;
-/// Chunks of a file of the parent that are looked up at once, where it may have lost some.
-const LOOKED_UP: usize = 64 << 10;
 
 /// How to scan.
 #[derive(Debug, Clone, Copy, Default)]
@@ -356,25 +354,8 @@ impl<'a> Scan<'a> {
     /// Whether all chunks that the parent's entry needs are there. That is taken for granted
     /// unless something was lost since.
     fn is_whole(&self, entry: &Entry) -> bool {
-        let Some(map) = entry.map().filter(|_| self.suspect) else { return true };
-        let mut ids = Vec::new();
-        let walked = for_each_chunk_of_map(self.catalog, map, &mut |_, id| {
-            ids.push(id);
-            if ids.len() < LOOKED_UP { Ok(()) } else { self.are_there(&mut ids) }
-        });
-        walked.and_then(|()| self.are_there(&mut ids)).is_ok()
-    }
-
-    /// An error if a chunk is in no place that can be read.
-    fn are_there(&self, ids: &mut Vec<ChunkId>) -> Result<()> {
-        let found = self.catalog.locate(ids)?;
-        match ids.iter().zip(found).find(|(_, place)| place.is_none()) {
-            Some((id, _)) => Err(Error::missing(format!("chunk {id}"))),
-            None => {
-                ids.clear();
-                Ok(())
-            }
-        }
+        let map = entry.map().filter(|_| self.suspect);
+        map.is_none_or(|map| are_all_there(self.catalog, map).is_ok())
     }
 
     fn node(&mut self, place: Place, name: Vec<u8>, stat: &Stat, change: Change) -> Result<()> {

@@ -77,6 +77,8 @@ pub struct Spots<'a> {
     pub map: &'a Map,
     /// What changed since.
     pub changes: &'a Changes,
+    /// Whether there may be anything where the map has holes.
+    pub skips_holes: bool,
 }
 
 impl Spots<'_> {
@@ -109,6 +111,7 @@ impl Spots<'_> {
             let found = match extent {
                 Extent::Data { .. } if at < range.start || self.has_changed(at..at + extent.len()) => None,
                 Extent::Data { id, len } => self.compare(at, len.into(), Some(id), buffer, bytes)?,
+                Extent::Hole { .. } if self.skips_holes => None,
                 Extent::Zero { len } | Extent::Hole { len } => {
                     let zeros = at.max(range.start)..(at + len).min(range.end);
                     self.zeros(zeros, buffer, bytes)?

@@ -13,7 +13,7 @@ use super::update::{Basis, Region};
 use crate::format::map::Map;
 use crate::format::snapshot::VolumeInfo;
 use crate::format::tree::Entry;
-use crate::id::ChunkId;
+use crate::id::{ChunkId, SnapshotId};
 use crate::source::path_of;
 
 /// Files up to this length are read at once, longer ones in pieces of it.
@@ -146,8 +146,8 @@ pub enum Step {
     /// A large file, volume or stream begins; what the parent has as its content, and its length, 0
     /// if that is not known yet.
     Begin(Place, Entry, Change, Option<Box<Map>>, u64),
-    /// What was known of the volume that has begun, and how it is read.
-    Volume(Box<VolumeInfo>),
+    /// What was known of the volume that has begun, since which snapshot, and how it is read.
+    Volume(Box<VolumeInfo>, Option<SnapshotId>),
     /// Between the regions to come, the volume that has begun is what it was.
     Follow(Arc<Basis>),
     /// The pieces to come are of this region.

@@ -21,6 +21,8 @@ use crate::observe::Recorder;
 use crate::repo::{CreateOptions, Intent, OpenOptions};
 use crate::source::changes::Changes;
 
+mod interrupted;
+
 static STOP: Stop = Stop::new();
 
 /// A repository, and a file that is backed up to it.
@@ -68,6 +70,7 @@ impl World {
             scan: ScanOptions { force_read: true, ..ScanOptions::default() },
             delta: true,
             dry_run: false,
+            checkpoint_every: None,
         }
     }
 
@@ -102,7 +105,15 @@ impl World {
 
     fn by(&mut self, snapshot: SnapshotId, changes: Changes, share: Share) -> (Outcome, Map, Vec<Event>) {
         let known = Known::Since { snapshot, changes, method: Method::List };
-        let volume = Volume { name: None, path: self.volume(), known, spot_check: share, lvm: None };
+        let volume = Volume {
+            name: None,
+            path: self.volume(),
+            known,
+            spot_check: share,
+            lvm: None,
+            used: None,
+            finished: None,
+        };
         self.backup("nightly", Source::Volume(Box::new(volume)))
     }
 

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::checkpoint::Finished;
 use super::spot::Share;
 use crate::format::snapshot::{LogicalVolume, Method};
 use crate::id::SnapshotId;
+use crate::lvm::InUse;
 use crate::source::changes::Changes;
 
 /// A block device, or a file taken as one.
@@ -20,6 +22,25 @@ pub struct Volume {
     pub spot_check: Share,
     /// The logical volume that it is, or is a snapshot of.
     pub lvm: Option<LogicalVolume>,
+    /// What its file system uses, if all else is to be left out.
+    pub used: Option<InUse>,
+    /// What an interrupted backup has finished of it.
+    pub finished: Option<Finished>,
+}
+
+impl Volume {
+    /// What of a volume of this length is read where all of it is: what is allocated and in use, as
+    /// far as that is known.
+    pub fn layout(&self, len: u64) -> Option<Changes> {
+        let allocated = match &self.known {
+            Known::Full { layout, .. } => layout.clone().filter(|layout| layout.len() == len),
+            Known::Since { .. } => None,
+        };
+        let Some(used) = &self.used else { return allocated };
+        let mut layout = allocated.unwrap_or_else(|| Changes::all(len));
+        layout.leave_out(&used.ranges);
+        Some(layout)
+    }
 }
 
 /// What is known of a volume before it is read.

@@ -1,6 +1,7 @@
 //! `varv backup`.
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -24,6 +25,7 @@ use crate::backup::{self, BackupOptions, Known, ScanOptions, Share, Source, Tier
 use crate::error::{Error, IoContext, Result};
 use crate::format::config::Tier;
 use crate::format::snapshot::{Method, Stats, VolumeInfo};
+use crate::lvm::FreeBlocks;
 use crate::repo::{Intent, Repo, layout};
 use crate::source::change_list::read_change_list;
 use crate::source::extents::device_len;
@@ -92,6 +94,10 @@ pub struct Backup {
     /// The snapshot since which the change list tells of changes
     #[arg(long, value_name = "SNAPSHOT", requires = "change_list")]
     made_against: Option<String>,
+    /// Leave out blocks that the file system on a volume does not use, as partclone says, or a map
+    /// that partclone --domain has written: they come back as zeros
+    #[arg(long, value_name = "MAPFILE|partclone")]
+    pub(super) free_blocks: Option<OsString>,
     /// How much of what is said to be unchanged is read and compared, in percent of the volume; by
     /// default 0.1, but at least 4 MiB and at most 256 MiB
     #[arg(long, value_name = "PCT", value_parser = percent)]
@@ -132,7 +138,7 @@ impl Backup {
         }
         let repo = self.open(global)?;
         let observer = global.observer();
-        let sources = self.with_change_list(sources, &repo)?;
+        let sources = self.as_volume(sources, &repo)?;
         let catalog = repo.catalog(&observer, &STOP)?;
         let options = self.options(sources, global)?;
         let outcome = backup::run(&repo, &catalog, &options, &observer, &STOP)?;
@@ -165,25 +171,36 @@ impl Backup {
         Ok(sources)
     }
 
-    /// The one source with what is known of it, if a list was given.
-    fn with_change_list(&self, sources: Vec<Source>, repo: &Repo) -> Result<Vec<Source>> {
-        let (Some(list), Some(snapshot)) = (&self.change_list, &self.made_against) else {
+    /// The one source with what is known of it, if something is.
+    fn as_volume(&self, sources: Vec<Source>, repo: &Repo) -> Result<Vec<Source>> {
+        if self.change_list.is_none() && self.free_blocks.is_none() {
             return Ok(sources);
-        };
+        }
         let [Source::Path(path)] = sources.as_slice() else {
             return Err(Error::Refused(
-                "--change-list is of one block device or file: name just that".into(),
+                "--change-list and --free-blocks are of one block device or file: name just that".into(),
             ));
         };
         let len = length_of(path)?;
-        let changes = read_change_list(list, len)?;
-        let snapshot = repo.snapshots()?.by_prefix(snapshot)?.id;
+        let known = match (&self.change_list, &self.made_against) {
+            (Some(list), Some(snapshot)) => {
+                let changes = read_change_list(list, len)?;
+                let snapshot = repo.snapshots()?.by_prefix(snapshot)?.id;
+                Known::Since { snapshot, changes, method: Method::List }
+            }
+            _ => Known::Full { layout: None, reason: None },
+        };
+        let used = self.free_blocks.as_deref().map(|word| FreeBlocks::parse(word).in_use(path, len));
+        let used = used.transpose()?.transpose();
+        let why_not = |why| Error::Refused(format!("{}: free blocks are not known: {why}", path.display()));
         let volume = Volume {
             name: None,
             path: backup::absolute(path)?,
-            known: Known::Since { snapshot, changes, method: Method::List },
+            known,
             spot_check: self.spot_check.map_or(Share::Default, Share::Percent),
             lvm: None,
+            used: used.map_err(why_not)?,
+            finished: None,
         };
         Ok(vec![Source::Volume(Box::new(volume))])
     }
@@ -226,6 +243,7 @@ impl Backup {
                 zero_errors: self.read_errors == ReadErrors::Zero,
             },
             dry_run: self.dry_run,
+            checkpoint_every: None,
         })
     }
 }
@@ -354,6 +372,8 @@ struct VolumeReport<'a> {
     bytes_changed: u64,
     bytes_stored: u64,
     bytes_spot_checked: u64,
+    bytes_resumed: u64,
+    free_blocks: Option<&'a str>,
     method: Method,
     fallback_reason: Option<&'a str>,
 }
@@ -367,6 +387,8 @@ impl<'a> From<&'a VolumeInfo> for VolumeReport<'a> {
             bytes_changed: info.bytes_changed,
             bytes_stored: info.bytes_stored,
             bytes_spot_checked: info.bytes_spot_checked,
+            bytes_resumed: info.bytes_resumed,
+            free_blocks: info.free_blocks.as_deref(),
             method: info.method,
             fallback_reason: info.fallback_reason.as_deref(),
         }
@@ -436,10 +458,18 @@ fn volume_line(info: &VolumeInfo) -> String {
             format_size(info.bytes_spot_checked)
         ),
     };
-    format!(
+    let size = format_size;
+    let mut line = format!(
         "volume     {}: {} of {} read, {how}",
         info.path,
-        format_size(info.bytes_read),
-        format_size(info.bytes_source)
-    )
+        size(info.bytes_read),
+        size(info.bytes_source)
+    );
+    if info.bytes_resumed > 0 {
+        let _ = write!(line, "; {} were finished by an interrupted run", size(info.bytes_resumed));
+    }
+    if let Some(by) = &info.free_blocks {
+        let _ = write!(line, "; without free blocks, by {by}");
+    }
+    line
 }

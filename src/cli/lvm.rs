@@ -18,7 +18,7 @@ use crate::backup::{Share, Source};
 use crate::error::{Error, Result};
 use crate::format::snapshot::{Stats, VolumeInfo};
 use crate::history::resolve::resolve;
-use crate::lvm::{self, Kept, Kind, Lock, Size};
+use crate::lvm::{self, FreeBlocks, Kept, Kind, Lock, Size};
 use crate::repo::Intent;
 use crate::text::{escape, format_size, parse_size};
 use crate::time::Interval;
@@ -68,6 +68,10 @@ struct LvmBackup {
     /// Hold thick volumes still together while snapshots are taken, 30 seconds at most
     #[arg(long)]
     freeze: bool,
+    /// After so much that was read it is written down how far the run is: if it is interrupted, the
+    /// next one goes on from there; 0 for never
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = checkpoint_every)]
+    checkpoint_every: u64,
     /// A file or directory that goes into the same snapshot; may be given more than once
     #[arg(long, value_name = "PATH")]
     also: Vec<PathBuf>,
@@ -127,7 +131,8 @@ impl LvmBackup {
         let repo = self.backup.open(global)?;
         let observer = global.observer();
         let catalog = repo.catalog(&observer, &STOP)?;
-        let options = self.backup.options(sources, global)?;
+        let mut options = self.backup.options(sources, global)?;
+        options.checkpoint_every = Some(self.checkpoint_every).filter(|every| *every > 0);
         let night = nightly::run(&repo, &catalog, &options, &nightly, &observer, &STOP)?;
         observer.finish();
         catalog.close()?;
@@ -151,6 +156,7 @@ impl LvmBackup {
             pool_limit: self.pool_limit,
             spot_check: self.backup.spot_check.map_or(Share::Default, Share::Percent),
             full_every: self.full_every.map(|every| Duration::from_secs(every.seconds())),
+            free_blocks: self.backup.free_blocks.as_deref().map(FreeBlocks::parse),
             freeze: self.freeze,
             needed,
             locks: LOCKS.into(),
@@ -165,6 +171,10 @@ fn snapshot_size(text: &str) -> Result<Size, String> {
         Some(_) => percent(text).map(Size::Percent),
         None => parse_size(text, 1).map(Size::Bytes),
     }
+}
+
+fn checkpoint_every(text: &str) -> Result<u64, String> {
+    parse_size(text, 1)
 }
 
 /// What `lvm backup --json` prints.

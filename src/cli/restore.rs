@@ -114,6 +114,11 @@ impl Restore {
                 range.path, range.len, range.offset
             ));
         }
+        let path = escape(&entry.name);
+        let of = resolved.listed.snapshot.volumes.iter().filter(|volume| volume.path == path);
+        for by in of.filter_map(|volume| volume.free_blocks.as_ref()) {
+            global.notice(&format!("{path}: free blocks were left out, by {by}, and come back as zeros"));
+        }
         if self.create_lv {
             self.make_volume(&entry, &resolved.listed.snapshot, global)?;
             if self.dry_run {

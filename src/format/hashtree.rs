@@ -39,6 +39,7 @@ pub struct Root<C> {
 }
 
 /// Builds the nodes over a sequence of entries, holding one open node a level.
+#[derive(Clone)]
 pub struct Builder<E: Entry> {
     leaf: Vec<E>,
     weight: usize,

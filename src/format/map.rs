@@ -313,7 +313,7 @@ impl Map {
 
 /// Builds a map; like [`hashtree::Builder`], but small maps stay inline and neighbouring zeros
 /// and holes become one extent.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Builder {
     nodes: hashtree::Builder<Extent>,
     pending: Option<Extent>,

@@ -5,6 +5,7 @@
 //! panics, and never allocates what a header merely claims.
 
 pub mod bad;
+pub mod checkpoint;
 pub mod config;
 pub mod hashtree;
 pub mod ledger;

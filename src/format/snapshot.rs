@@ -68,6 +68,10 @@ pub struct VolumeInfo {
     pub bytes_stored: u64,
     /// Bytes that were said to be unchanged, and were read and compared.
     pub bytes_spot_checked: u64,
+    /// Bytes up to which it was finished already by a run that was interrupted.
+    pub bytes_resumed: u64,
+    /// Who said which blocks its file system did not use: these hold nothing, whatever was there.
+    pub free_blocks: Option<String>,
     /// When all of it was read.
     pub read_whole: Option<Timestamp>,
     /// Where the next run's spot checks go on.

@@ -54,6 +54,17 @@ pub enum Payload {
     Stream(Map),
 }
 
+impl Payload {
+    /// A file, volume or stream with another content; what has none becomes a file.
+    pub fn with_map(self, map: Map) -> Self {
+        match self {
+            Payload::Volume(_) => Payload::Volume(map),
+            Payload::Stream(_) => Payload::Stream(map),
+            _ => Payload::File(map),
+        }
+    }
+}
+
 /// A device's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {

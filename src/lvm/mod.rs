@@ -5,6 +5,7 @@
 
 mod command;
 mod cow;
+mod free;
 mod freeze;
 mod kept;
 mod lock;
@@ -20,6 +21,7 @@ use rustix::fs::{major, minor};
 
 pub use command::file_system;
 pub use cow::{changes_since, has_overflowed};
+pub use free::{FreeBlocks, InUse};
 pub use freeze::{Frozen, freeze};
 pub use kept::{Kept, kept};
 pub use lock::Lock;

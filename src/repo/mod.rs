@@ -4,6 +4,7 @@ pub mod bad;
 pub mod bases;
 mod bounded;
 pub mod catalog;
+pub mod checkpoints;
 pub mod delta;
 pub mod filter;
 pub mod forgotten;

@@ -231,3 +231,28 @@ pub fn for_each_chunk_of_map(
     }
     Ok(())
 }
+
+/// Chunks that are looked up at once.
+const LOOKED_UP: usize = 64 << 10;
+
+/// An error if a chunk of a map is in no place that can be read.
+pub fn are_all_there(catalog: &Catalog, map: &Map) -> Result<()> {
+    let mut ids = Vec::new();
+    for_each_chunk_of_map(catalog, map, &mut |_, id| {
+        ids.push(id);
+        if ids.len() < LOOKED_UP { Ok(()) } else { look_up(catalog, &mut ids) }
+    })?;
+    look_up(catalog, &mut ids)
+}
+
+fn look_up(catalog: &Catalog, ids: &mut Vec<ChunkId>) -> Result<()> {
+    ids.sort_unstable();
+    let found = catalog.locate(ids)?;
+    match ids.iter().zip(found).find(|(_, place)| place.is_none()) {
+        Some((id, _)) => Err(Error::missing(format!("chunk {id}"))),
+        None => {
+            ids.clear();
+            Ok(())
+        }
+    }
+}

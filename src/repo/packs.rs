@@ -25,6 +25,20 @@ pub struct Written {
     pub metadata: u64,
 }
 
+/// What comes to be packed.
+pub enum ToPack {
+    /// A frame.
+    Frame(EncodedFrame),
+    /// Open packs are closed, so that all frames before this are published soon.
+    Close,
+}
+
+impl From<EncodedFrame> for ToPack {
+    fn from(frame: EncodedFrame) -> Self {
+        Self::Frame(frame)
+    }
+}
+
 /// Writes packs of one repository.
 pub struct Packs<'s> {
     store: &'s dyn Store,
@@ -82,7 +96,7 @@ impl<'s> Packs<'s> {
     /// in a thread of their own while the next pack fills up.
     pub fn write_all(
         mut self,
-        frames: Output<Result<EncodedFrame>>,
+        frames: Output<Result<impl Into<ToPack> + Send>>,
         published: Sender<PublishedPack>,
     ) -> Result<Written> {
         std::thread::scope(|scope| {
@@ -114,10 +128,10 @@ impl<'s> Packs<'s> {
     }
 
     /// Only counts what the frames would take.
-    pub fn count_all(self, frames: Output<Result<EncodedFrame>>) -> Result<Written> {
+    pub fn count_all(self, frames: Output<Result<ToPack>>) -> Result<Written> {
         let mut written = Written::default();
-        while let Some(frame) = frames.next() {
-            let frame = frame??;
+        while let Some(next) = frames.next() {
+            let ToPack::Frame(frame) = next?? else { continue };
             match frame.class() {
                 Class::Data => written.data += frame.stored_len(),
                 Class::Metadata => written.metadata += frame.stored_len(),
@@ -126,14 +140,18 @@ impl<'s> Packs<'s> {
         Ok(written)
     }
 
-    fn fill(&mut self, frames: Output<Result<EncodedFrame>>, closed: &Sender<ClosedPack>) -> Result<()> {
-        while let Some(frame) = frames.next() {
-            self.append(frame??, closed)?;
+    fn fill(&mut self, frames: Output<Result<impl Into<ToPack>>>, closed: &Sender<ClosedPack>) -> Result<()> {
+        while let Some(next) = frames.next() {
+            match next??.into() {
+                ToPack::Frame(frame) => self.append(frame, closed)?,
+                ToPack::Close => self.close_all(closed)?,
+            }
         }
-        for class in Class::ALL {
-            self.close(class, closed)?;
-        }
-        Ok(())
+        self.close_all(closed)
+    }
+
+    fn close_all(&mut self, closed: &Sender<ClosedPack>) -> Result<()> {
+        Class::ALL.into_iter().try_for_each(|class| self.close(class, closed))
     }
 
     fn append(&mut self, mut frame: EncodedFrame, closed: &Sender<ClosedPack>) -> Result<()> {

@@ -28,6 +28,8 @@ pub struct Snapshots {
     pub listed: Vec<Listed>,
     /// Damaged ones.
     pub damaged: Vec<(SnapshotId, Error)>,
+    /// What unfinished backups have so far, if somebody asked for that.
+    pub unfinished: Vec<Listed>,
 }
 
 impl Repo {

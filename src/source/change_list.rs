@@ -30,14 +30,48 @@ const LINE_MAX: u64 = 4096;
 
 /// Reads the list at `path` of a volume of `len` bytes.
 pub fn read_change_list(path: &Path, len: u64) -> Result<Changes> {
+    read_file(path, |input| read(input, len))
+}
+
+/// Reads the ddrescue mapfile at `path`, as `partclone --domain` writes it, of a volume of `len`
+/// bytes: what is finished, or in the domain, as if it had changed.
+pub fn read_map_file(path: &Path, len: u64) -> Result<Changes> {
+    read_file(path, |input| read_whole_map(input, len))
+}
+
+/// The same of what a program prints.
+pub fn read_map(printed: impl std::io::Read, len: u64) -> Result<Changes, String> {
+    let mut input = Input { reader: std::io::BufReader::new(printed), line: 1 };
+    read_whole_map(&mut input, len).map_err(|wrong| told(wrong, input.line))
+}
+
+fn read_whole_map<R: BufRead>(input: &mut Input<R>, len: u64) -> Parsed<Changes> {
+    let mut sink = Sink::new(len);
+    match lines::read(input, &mut sink)? {
+        true => Ok(sink.changes),
+        false => Err(wrong("it is no mapfile of ddrescue or partclone")),
+    }
+}
+
+fn read_file(
+    path: &Path,
+    read: impl FnOnce(&mut Input<std::io::BufReader<std::fs::File>>) -> Parsed<Changes>,
+) -> Result<Changes> {
     let file = std::fs::File::open(path).at("open", path)?;
     let mut input = Input { reader: std::io::BufReader::new(file), line: 1 };
-    let read = read(&mut input, len);
-    read.map_err(|wrong| match wrong {
+    read(&mut input).map_err(|wrong| match wrong {
         Wrong::Io(source) => Error::Io { action: "read", path: path.to_path_buf(), source },
-        Wrong::List(why) => Error::Refused(format!("{}: line {}: {why}", path.display(), input.line)),
-        Wrong::Json(e) => Error::Refused(format!("{}: {e}", path.display())),
+        wrong => Error::Refused(format!("{}: {}", path.display(), told(wrong, input.line))),
     })
+}
+
+/// What is wrong, in words.
+fn told(wrong: Wrong, line: u64) -> String {
+    match wrong {
+        Wrong::Io(e) => e.to_string(),
+        Wrong::List(why) => format!("line {line}: {why}"),
+        Wrong::Json(e) => e.to_string(),
+    }
 }
 
 /// Reads what `thin_delta` prints for two volumes of one pool, whose word counts: what is not
@@ -51,12 +85,8 @@ pub fn read_thin_delta(
     let mut input = Input { reader: std::io::BufReader::new(printed), line: 1 };
     let trust = if allocated { Trust::Allocated } else { Trust::Unmapped };
     let mut sink = Sink { changes: into, told: 0, trust };
-    match thin::read(&mut input, &mut sink) {
-        Ok(()) => Ok(sink.changes),
-        Err(Wrong::Io(e)) => Err(e.to_string()),
-        Err(Wrong::List(why)) => Err(format!("line {}: {why}", input.line)),
-        Err(Wrong::Json(e)) => Err(e.to_string()),
-    }
+    thin::read(&mut input, &mut sink).map_err(|wrong| told(wrong, input.line))?;
+    Ok(sink.changes)
 }
 
 fn read<R: BufRead>(input: &mut Input<R>, len: u64) -> Parsed<Changes> {
@@ -65,7 +95,7 @@ fn read<R: BufRead>(input: &mut Input<R>, len: u64) -> Parsed<Changes> {
         None => return Err(wrong("the list is empty: if nothing has changed, let it say so in a comment")),
         Some(b'<') => thin::read(input, &mut sink)?,
         Some(b'[') => json::read(&mut input.reader, &mut sink)?,
-        Some(_) => lines::read(input, &mut sink)?,
+        Some(_) => _ = lines::read(input, &mut sink)?,
     }
     Ok(sink.changes)
 }

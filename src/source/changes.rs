@@ -69,9 +69,32 @@ impl Changes {
             return;
         }
         self.changed.set_outward(&range);
-        let holes =
-            self.holes.get_or_insert_with(|| Bits::new(self.len, HOLE_GRANULE_MIN, HOLE_GRANULES_MAX));
-        holes.set_inward(&range, self.len);
+        let len = self.len;
+        self.holes().set_inward(&range, len);
+    }
+
+    /// What is not among `used` need not be read, whatever is there.
+    pub fn leave_out(&mut self, used: &Changes) {
+        let mut at = 0;
+        while at < self.len {
+            let next = used.next_changed(at).unwrap_or(self.len..self.len);
+            self.holes().set_inward(&(at..next.start), used.len);
+            at = next.end;
+        }
+    }
+
+    fn holes(&mut self) -> &mut Bits {
+        self.holes.get_or_insert_with(|| Bits::new(self.len, HOLE_GRANULE_MIN, HOLE_GRANULES_MAX))
+    }
+
+    /// What lies before `done` is dealt with; from there up to `settled` all counts as changed. What
+    /// is known to hold nothing still does.
+    pub fn go_on_from(&mut self, done: u64, settled: u64) {
+        let granule = self.changed.granule;
+        self.changed.write(0..done.min(self.len) / granule, false);
+        if done < settled {
+            self.changed.set_outward(&(done.min(self.len)..settled.min(self.len)));
+        }
     }
 
     /// The first range at or behind `from` that may have changed, up to the next that has not. It

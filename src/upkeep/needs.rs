@@ -85,7 +85,13 @@ impl Needs {
     pub fn still_hold(&self, catalog: &Catalog, snapshots: &Snapshots) -> Result<bool> {
         let index = catalog.index()?;
         let same_packs = index.packs().len() == self.packs.len() && self.fits(index.packs());
-        Ok(same_packs && snapshots.listed.iter().all(|listed| self.snapshots.contains(&listed.id)))
+        let mut all = snapshots.listed.iter().chain(&snapshots.unfinished);
+        Ok(same_packs && all.all(|listed| self.has(&listed.id)))
+    }
+
+    /// Whether these are the needs of this snapshot too.
+    pub fn has(&self, snapshot: &SnapshotId) -> bool {
+        self.snapshots.contains(snapshot)
     }
 
     /// With what has come since.
@@ -130,6 +136,11 @@ impl Needs {
                 self.snapshots.insert(listed.id);
             }
         }
+        for listed in &snapshots.unfinished {
+            if !self.snapshots.contains(&listed.id) {
+                self.extend_by_unfinished(catalog, listed, stop)?;
+            }
+        }
         let index = catalog.index()?;
         let packs = index.packs().to_vec();
         self.ordinal_end = index.ordinal_end();
@@ -137,6 +148,18 @@ impl Needs {
         self.packs = packs.iter().map(|pack| (pack.id, Place::of(pack))).collect();
         self.mark_bases(catalog, &packs, observer, stop)?;
         Ok(self)
+    }
+
+    /// Nobody can go on with what has lost something: then it needs nothing. That is found out before
+    /// anything is marked, as what is below a marked node counts as marked.
+    fn extend_by_unfinished(&mut self, catalog: &Catalog, listed: &Listed, stop: &Stop) -> Result<()> {
+        match walk(catalog, listed, &mut Marker(&mut Marks::default()), stop) {
+            Err(e) if e.is_damage() => return Ok(()),
+            other => other?,
+        }
+        walk(catalog, listed, &mut Marker(&mut self.live), stop)?;
+        self.snapshots.insert(listed.id);
+        Ok(())
     }
 
     /// Marks what the delta frames of needed packs are made against, and what that is made against.

@@ -15,8 +15,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::format::checkpoint::Checkpoint;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
+use crate::repo::checkpoints::as_listed;
 use crate::repo::snapshots::Snapshots;
 use crate::repo::{Intent, Repo};
 
@@ -166,6 +168,11 @@ impl Run<'_> {
             repack(&mut remover, &kept, &plan, round_bytes, &mut done, stop)?;
         }
         done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
+        // Nobody goes on with those that are too old or have lost something. They hurt nobody either.
+        let is_kept = |unfinished: &Checkpoint| as_listed(unfinished).is_ok_and(|it| needs.has(&it.id));
+        if let Err(e) = repo.forget_checkpoints(|unfinished| !is_kept(unfinished)) {
+            observer.event(Event::Notice(e.to_string()));
+        }
         let is_complete = remover.has_index || plan.repack.is_empty();
         if remover.has_index {
             catalog.tidy()?;
@@ -242,9 +249,10 @@ fn open(repo: &Repo, observer: &dyn Observer, stop: &Stop) -> Result<(Catalog, b
     }
 }
 
-/// All snapshots; refused if one is damaged, since nobody knows what it needs.
+/// All snapshots, unfinished ones too; refused if one is damaged, since nobody knows what it needs.
 fn readable(repo: &Repo) -> Result<Snapshots> {
-    let found = repo.snapshots()?;
+    let mut found = repo.snapshots()?;
+    found.unfinished = repo.checkpoints()?.iter().map(as_listed).collect::<Result<_>>()?;
     match found.damaged.first() {
         None => Ok(found),
         Some((id, _)) => Err(Error::damaged(

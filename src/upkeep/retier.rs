@@ -106,7 +106,7 @@ pub fn plan(
     }
     let is_new = |time: Timestamp| time >= options.older_than;
     let newer = snapshots.listed.iter().filter(|listed| is_new(listed.snapshot.time)).cloned().collect();
-    let hot = Needs::of(catalog, &Snapshots { listed: newer, damaged: Vec::new() }, observer, stop)?;
+    let hot = Needs::of(catalog, &Snapshots { listed: newer, ..Snapshots::default() }, observer, stop)?;
     let all = Needs::with_all_packs(catalog, &snapshots, observer, stop)?;
     let packs: Vec<PackRecord> = catalog.index()?.packs().to_vec();
     observer.event(Event::Phase { name: "planning", bytes: None });

@@ -161,6 +161,7 @@ pub fn backup_options(source: &Path, tags: Vec<String>) -> BackupOptions {
         scan: ScanOptions::default(),
         delta: true,
         dry_run: false,
+        checkpoint_every: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Context;
 use super::known::Past;
 use super::taken::Taken;
+use super::unfinished::Unfinished;
 use crate::backup::Outcome;
 use crate::error::Result;
 use crate::lvm::{self, Kind, Lv, PoolUse};
@@ -30,11 +31,13 @@ impl<'a> Keeper<'a> {
 
     /// Removes what earlier runs left behind: snapshots of this series that its newest backup was
     /// not made of.
-    pub fn remove_left_behind(&self, all: &[Lv]) -> Result<()> {
+    /// `unfinished` may be gone on with.
+    pub fn remove_left_behind(&self, all: &[Lv], unfinished: Option<&Unfinished>) -> Result<()> {
         for (volume, past) in self.volumes.iter().zip(self.pasts) {
             let mark = self.context.mark(volume);
             let kept = past.kept.as_ref().map(|kept| &kept.uuid);
-            let is_left = |lv: &&Lv| lvm::mark_of(lv).as_ref() == Some(&mark) && Some(&lv.uuid) != kept;
+            let is_used = |lv: &Lv| Some(&lv.uuid) == kept || unfinished.is_some_and(|run| run.has(lv));
+            let is_left = |lv: &&Lv| lvm::mark_of(lv).as_ref() == Some(&mark) && !is_used(lv);
             for left in all.iter().filter(is_left) {
                 lvm::remove(left)?;
                 self.notice(format!("{}: removed, an earlier run left it behind", left.path()));

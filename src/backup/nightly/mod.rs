@@ -10,6 +10,7 @@ mod keep;
 mod known;
 mod pools;
 mod taken;
+mod unfinished;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,13 @@ use self::keep::Keeper;
 use self::known::Past;
 use self::pools::Pools;
 use self::taken::Taken;
+use self::unfinished::Unfinished;
 use super::{BackupOptions, Outcome, Share, Source, Volume};
 use crate::error::{Error, Result};
+use crate::format::checkpoint::Checkpoint;
 use crate::format::snapshot::LogicalVolume;
 use crate::id::{Hasher, hex};
-use crate::lvm::{self, Lock, Lv, Mark, Plan, Size};
+use crate::lvm::{self, FreeBlocks, InUse, Kind, Lock, Lv, Mark, Plan, Size};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
@@ -45,6 +48,8 @@ pub struct NightlyOptions {
     pub spot_check: Share,
     /// All is read when it was last read so long ago.
     pub full_every: Option<Duration>,
+    /// Who says which blocks are free, if they are to be left out.
+    pub free_blocks: Option<FreeBlocks>,
     /// Whether file systems are frozen while snapshots are taken.
     pub freeze: bool,
     /// Never backed up, and never frozen, since the run needs them: the repository, its index, ….
@@ -91,6 +96,9 @@ pub fn run(
     for notice in selected.notices {
         observer.event(Event::Notice(notice));
     }
+    if matches!(options.free_blocks, Some(FreeBlocks::Map(_))) && selected.volumes.len() != 1 {
+        return Err(Error::Refused("a map of free blocks is of one volume: name just that".into()));
+    }
     let _locks = context.lock(&selected.volumes)?;
     // As they are now that nobody else works with them.
     let all = lvm::list()?;
@@ -113,31 +121,109 @@ impl<'a> Context<'a> {
         let pasts: Vec<Past> =
             volumes.iter().map(|volume| Past::of(volume, all, &snapshots, self.backup)).collect();
         let keeper = Keeper::new(self, &volumes, &pasts);
-        keeper.remove_left_behind(all)?;
-
-        let plan = Plan::new(&volumes, self.options.snapshot_size, suffix()?)?;
+        let unfinished = Unfinished::find(self, &volumes, &pasts, all)?;
+        keeper.remove_left_behind(all, unfinished.as_ref())?;
+        let unfinished = unfinished.filter(|_| !self.backup.dry_run);
         let configs = self.group_configs(&volumes)?;
-        let taken = Taken::take(self, &volumes, &plan)?;
+        let mut taken = match &unfinished {
+            Some(unfinished) => Taken::again(self, &volumes, unfinished)?,
+            None => {
+                if !self.backup.dry_run {
+                    self.forget_checkpoints(&volumes);
+                }
+                let plan = Plan::new(&volumes, self.options.snapshot_size, suffix()?)?;
+                Taken::take(self, &volumes, &plan)?
+            }
+        };
+        let checkpoint = unfinished.map(|unfinished| unfinished.checkpoint);
+        let backup = self.with_volumes(&volumes, &pasts, all, &taken, configs, checkpoint.as_ref());
         let pools = Pools::of(all, &volumes);
-        let mut sources = self.backup.sources.clone();
-        for ((volume, past), group_config) in volumes.iter().zip(&pasts).zip(configs) {
-            let snapshot = taken.of(volume)?;
-            let known = past.known(self, volume, snapshot, all)?;
-            sources.push(Source::Volume(Box::new(Volume {
-                name: Some(volume.path().into_bytes()),
-                path: snapshot.device.clone(),
-                known,
-                spot_check: self.options.spot_check,
-                lvm: Some(describe(volume, &taken, group_config)?),
-            })));
-        }
-        let backup = BackupOptions { sources, ..self.backup.clone() };
         let (outcome, full_pools) = pools.watch(self.options.pool_limit, &keeper, || {
-            super::run(self.repo, self.catalog, &backup, self.observer, self.stop)
-        })?;
+            super::run(self.repo, self.catalog, &backup?, self.observer, self.stop)
+        });
+        let outcome = outcome.inspect_err(|_| self.leave(&volumes, &mut taken, &full_pools))?;
         let spread_ms = taken.spread_ms();
+        if outcome.id.is_some() {
+            self.forget_checkpoints(&volumes);
+        }
         let kept = keeper.finish(taken, &outcome, &full_pools)?;
         Ok(Night { outcome, spread_ms, kept })
+    }
+
+    /// The options, with the snapshots that were taken as sources. A run that goes on with another
+    /// is of that one's time, as its snapshots are.
+    fn with_volumes(
+        &self,
+        volumes: &[Lv],
+        pasts: &[Past],
+        all: &[Lv],
+        taken: &Taken,
+        configs: Vec<String>,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<BackupOptions> {
+        let mut backup = self.backup.clone();
+        if let Some(Checkpoint { snapshot, .. }) = checkpoint {
+            (backup.time, backup.offset) = (snapshot.time, snapshot.offset);
+        }
+        for ((volume, past), group_config) in volumes.iter().zip(pasts).zip(configs) {
+            let snapshot = taken.of(volume)?;
+            backup.sources.push(Source::Volume(Box::new(Volume {
+                name: Some(volume.path().into_bytes()),
+                path: snapshot.device.clone(),
+                known: past.known(self, volume, snapshot, all)?,
+                spot_check: self.options.spot_check,
+                lvm: Some(describe(volume, taken, group_config)?),
+                used: self.used(volume, snapshot)?,
+                finished: unfinished::finished(self, checkpoint, volume)?,
+            })));
+        }
+        Ok(backup)
+    }
+
+    /// What a volume's file system uses, if all else is to be left out; nothing is where that is not
+    /// known.
+    fn used(&self, volume: &Lv, snapshot: &Lv) -> Result<Option<InUse>> {
+        let Some(free_blocks) = &self.options.free_blocks else { return Ok(None) };
+        let used = free_blocks.in_use(&snapshot.device, volume.len)?;
+        let not_known =
+            |why: &String| self.notice(format!("{}: free blocks are not known: {why}", volume.path()));
+        Ok(used.inspect_err(not_known).ok())
+    }
+
+    /// What a failed run has read is not read again if its snapshots stay; they do if that is
+    /// worth it, and possible.
+    fn leave(&self, volumes: &[Lv], taken: &mut Taken, full_pools: &BTreeSet<String>) {
+        let is_full = |volume: &Lv| volume.pool_uuid.as_ref().is_some_and(|pool| full_pools.contains(pool));
+        let has_overflowed =
+            |lv: &Lv| lv.kind != Kind::Thin && lvm::has_overflowed(&lv.device).unwrap_or(true);
+        let is_lost = volumes.iter().any(is_full) || taken.all().any(has_overflowed);
+        let is_of = |checkpoint: &Checkpoint| {
+            let read = |lv: &Lv| checkpoint.volumes.iter().any(|volume| volume.lvm.snapshot_uuid == lv.uuid);
+            taken.all().all(read)
+        };
+        let is_known = || self.repo.checkpoints().is_ok_and(|all| all.iter().any(is_of));
+        if is_lost || !is_known() {
+            return;
+        }
+        for snapshot in taken.all() {
+            self.notice(format!(
+                "{} stays, so that the next run goes on from here; varv lvm release removes it",
+                snapshot.path()
+            ));
+        }
+        taken.leave();
+    }
+
+    /// Of these volumes nothing is left to go on with.
+    fn forget_checkpoints(&self, volumes: &[Lv]) {
+        let is_over = |checkpoint: &Checkpoint| {
+            let is_one = |uuid: &str| volumes.iter().any(|volume| volume.uuid == uuid);
+            checkpoint.is_of_series(&self.backup.host, &self.backup.label)
+                && checkpoint.volumes.iter().any(|volume| is_one(&volume.lvm.uuid))
+        };
+        if let Err(e) = self.repo.forget_checkpoints(is_over) {
+            self.notice(format!("how far an earlier run came is not forgotten: {e}"));
+        }
     }
 
     /// What is needed to make a volume's group anew: with the first of its volumes.

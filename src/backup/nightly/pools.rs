@@ -32,7 +32,7 @@ impl Pools {
         limit: f64,
         keeper: &Keeper,
         work: impl FnOnce() -> Result<T>,
-    ) -> Result<(T, BTreeSet<String>)> {
+    ) -> (Result<T>, BTreeSet<String>) {
         let mut full = BTreeSet::new();
         self.look(limit, keeper, &mut full);
         let (done, wait) = bounded::<()>(0);
@@ -47,7 +47,7 @@ impl Pools {
             let result = work();
             drop(done);
             let full = watcher.join().unwrap_or_default();
-            result.map(|result| (result, full))
+            (result, full)
         })
     }
 

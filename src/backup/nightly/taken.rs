@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::unfinished::Unfinished;
 use super::{Context, is_on};
 use crate::error::{Error, Result};
 use crate::lvm::{self, Frozen, Kind, Lv, Plan};
@@ -44,10 +45,24 @@ impl<'a> Taken<'a> {
         // What is there is found before an error is looked at: it has to be removed then.
         taken.find(&volumes, plan)?;
         made?;
-        for volume in volumes.into_iter().filter(|volume| volume.kind == Kind::Thin) {
-            lvm::set_active(taken.of(volume)?, true)?;
-        }
+        taken.activate(volumes)?;
         Ok(taken)
+    }
+
+    /// Those of an interrupted run.
+    pub fn again(context: &'a Context<'a>, volumes: &[Lv], unfinished: &Unfinished) -> Result<Self> {
+        let uuids = || volumes.iter().map(|volume| volume.uuid.clone());
+        let after_ms = volumes.iter().map(|volume| unfinished.after_ms(volume));
+        let snapshots = uuids().zip(unfinished.snapshots.iter().cloned()).collect();
+        let mut taken = Self { context, snapshots, after_ms: uuids().zip(after_ms).collect() };
+        taken.activate(volumes).inspect_err(|_| taken.leave())?;
+        Ok(taken)
+    }
+
+    /// Thin snapshots have no device at first.
+    fn activate<'v>(&self, volumes: impl IntoIterator<Item = &'v Lv>) -> Result<()> {
+        let mut thin = volumes.into_iter().filter(|volume| volume.kind == Kind::Thin);
+        thin.try_for_each(|volume| lvm::set_active(self.of(volume)?, true))
     }
 
     fn find(&mut self, volumes: &[&Lv], plan: &Plan) -> Result<()> {
@@ -77,6 +92,16 @@ impl<'a> Taken<'a> {
     /// Between the first one and the last.
     pub fn spread_ms(&self) -> u64 {
         self.after_ms.values().copied().max().unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Lv> {
+        self.snapshots.values()
+    }
+
+    /// Leaves all of them for a run that goes on with this one.
+    pub fn leave(&mut self) {
+        self.snapshots.clear();
     }
 
     /// Hands a snapshot out of this run's duty to remove it.

@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
 
+use super::super::Parent;
+use super::super::checkpoint::Finished;
 use super::super::read::open;
 use super::super::spot::Spots;
 use super::super::step::{LargeEnd, Place, Step};
 use super::super::update::{Basis, Regions};
 use super::super::volume::{Known, Volume};
-use super::super::{Parent, Share};
 use super::Scan;
 use crate::error::Result;
 use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::snapshot::{Method, SpotCheck, VolumeInfo};
 use crate::format::tree::Payload;
+use crate::id::SnapshotId;
 use crate::observe::Event;
 use crate::source::changes::Changes;
 use crate::source::extents::{Span, Spans, device_len, is_sparse};
@@ -35,11 +37,13 @@ struct Opened {
     is_device: bool,
 }
 
-/// What may be read only, and on what basis.
-struct Believed {
+/// What is claimed of a volume: it is as the map says, but for what has changed.
+struct Claim {
     map: Map,
     changes: Changes,
     method: Method,
+    /// Why all of it counts as changed, if that is worth telling.
+    reason: Option<String>,
 }
 
 impl Scan<'_> {
@@ -62,20 +66,30 @@ impl Scan<'_> {
             spot_check: parent.and_then(|parent| parent.volume.as_ref()?.spot_check),
             read_whole: parent.and_then(|parent| parent.volume.as_ref()?.read_whole),
             lvm: volume.lvm.clone(),
+            free_blocks: volume.used.as_ref().map(|used| used.by.clone()),
             ..VolumeInfo::default()
         };
-        let believed = match &volume.known {
+        let mut claim = match &volume.known {
             Known::Full { reason, .. } => Err(reason.clone()),
             Known::Since { changes, method, .. } => {
-                self.believe(&opened, changes, *method, volume.spot_check, parent, &mut info)?.map_err(Some)
+                self.since_parent(&opened, volume, changes, *method, parent)?.map_err(Some)
             }
+        };
+        info.bytes_changed = claim.as_ref().map_or(opened.len, |claim| claim.changes.bytes());
+        if let Some(finished) = &volume.finished {
+            claim = go_on(claim, &opened, volume, finished, &mut info);
+        }
+        let believed = match claim {
+            Ok(claim) => self.checked(&opened, claim, volume, &mut info)?.map_err(Some),
+            Err(reason) => Err(reason),
         };
         self.begin_volume(&opened, name, parent)?;
         match believed {
-            Ok(believed) => self.by_changes(&opened, believed, info)?,
+            Ok(claim) => self.by_changes(&opened, claim, volume.known.since(), info)?,
             Err(reason) => {
                 info.fallback_reason = reason;
-                self.whole(&opened, &volume.known, info)?;
+                (info.bytes_changed, info.bytes_resumed) = (opened.len, 0);
+                self.whole(&opened, volume, info)?;
             }
         }
         self.end_of(&opened, volume)
@@ -94,16 +108,15 @@ impl Scan<'_> {
         self.begin(opened.place.clone(), entry, parent.map(|parent| &parent.entry), opened.len)
     }
 
-    /// What is known may be wrong. Why all has to be read, if it cannot be believed.
-    fn believe(
-        &mut self,
+    /// What has changed since the parent snapshot; or why that is of no use.
+    fn since_parent(
+        &self,
         opened: &Opened,
+        volume: &Volume,
         changes: &Changes,
         method: Method,
-        share: Share,
         parent: Option<&Parent>,
-        info: &mut VolumeInfo,
-    ) -> Result<Result<Believed, String>> {
+    ) -> Result<Result<Claim, String>> {
         let Some((parent, map)) = parent.and_then(|parent| Some((parent, parent.entry.map()?))) else {
             return Ok(Err("the parent snapshot cannot be used".into()));
         };
@@ -117,18 +130,38 @@ impl Scan<'_> {
         if !self.is_whole(&parent.entry) {
             return Ok(Err("the parent snapshot has lost some of its data".into()));
         }
+        let left_out = parent.volume.as_ref().is_some_and(|before| before.free_blocks.is_some());
+        if left_out && volume.used.is_none() {
+            return Ok(Err("free blocks were left out of the parent snapshot".into()));
+        }
         let mut changes = changes.clone();
+        if let Some(used) = &volume.used {
+            changes.leave_out(&used.ranges);
+        }
         for (offset, len) in &parent.unreadable {
             changes.add(*offset..offset.saturating_add(*len));
         }
+        Ok(Ok(Claim { map: map.clone(), changes, method, reason: None }))
+    }
+
+    /// What is claimed may be wrong. Why all has to be read, if it cannot be believed.
+    fn checked(
+        &mut self,
+        opened: &Opened,
+        claim: Claim,
+        volume: &Volume,
+        info: &mut VolumeInfo,
+    ) -> Result<Result<Claim, String>> {
         let spots = Spots {
             catalog: self.catalog,
             key: self.cutter.key,
             device: &opened.file,
-            map,
-            changes: &changes,
+            map: &claim.map,
+            changes: &claim.changes,
+            // There may be anything in free blocks.
+            skips_holes: volume.used.is_some(),
         };
-        let checked = match spots.check(share, info.spot_check) {
+        let checked = match spots.check(volume.spot_check, info.spot_check) {
             Err(e) if e.is_damage() => return Ok(Err(format!("the parent snapshot: {e}"))),
             other => other?,
         };
@@ -143,14 +176,20 @@ impl Scan<'_> {
             self.observer.event(Event::Problem { path: opened.place.path(), what: warning });
             return Ok(Err(format!("a spot check failed: {what}")));
         }
-        Ok(Ok(Believed { map: map.clone(), changes, method }))
+        Ok(Ok(claim))
     }
 
-    fn by_changes(&mut self, opened: &Opened, believed: Believed, mut info: VolumeInfo) -> Result<()> {
-        let Believed { map, changes, method } = believed;
-        info.method = method;
-        info.bytes_changed = changes.bytes();
-        self.send(Step::Volume(Box::new(info)))?;
+    fn by_changes(
+        &mut self,
+        opened: &Opened,
+        claim: Claim,
+        since: Option<SnapshotId>,
+        mut info: VolumeInfo,
+    ) -> Result<()> {
+        let Claim { map, changes, method, reason } = claim;
+        (info.method, info.fallback_reason) = (method, reason);
+        let has_layout = info.free_blocks.is_some();
+        self.send(Step::Volume(Box::new(info), since))?;
         let basis = Arc::new(Basis {
             file: Arc::clone(&opened.file),
             map,
@@ -161,7 +200,7 @@ impl Scan<'_> {
         for region in Regions::new(self.catalog, &basis.map, &changes, self.cutter.chunker) {
             let region = region?;
             self.send(Step::Region(region.clone()))?;
-            let spans: Box<dyn Iterator<Item = Span> + '_> = match opened.is_device {
+            let spans: Box<dyn Iterator<Item = Span> + '_> = match opened.is_device || has_layout {
                 true => Box::new(changes.spans(region.range)),
                 false => {
                     Box::new(Spans::within(opened.file.as_fd(), region.range, BLOCK, is_sparse(&opened.stat)))
@@ -172,20 +211,16 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn whole(&mut self, opened: &Opened, known: &Known, mut info: VolumeInfo) -> Result<()> {
+    fn whole(&mut self, opened: &Opened, volume: &Volume, mut info: VolumeInfo) -> Result<()> {
         info.method = Method::Full;
-        info.bytes_changed = opened.len;
-        self.send(Step::Volume(Box::new(info)))?;
-        match known {
-            Known::Full { layout: Some(layout), .. } if layout.len() == opened.len => {
-                self.pieces(&opened.file, layout.spans(0..opened.len), false)?;
-            }
-            _ => {
+        self.send(Step::Volume(Box::new(info), None))?;
+        match volume.layout(opened.len) {
+            Some(layout) => self.pieces(&opened.file, layout.spans(0..opened.len), false),
+            None => {
                 let look_for_holes = !opened.is_device && is_sparse(&opened.stat);
-                self.pieces(&opened.file, Spans::new(&opened.file, opened.len, look_for_holes), false)?;
+                self.pieces(&opened.file, Spans::new(&opened.file, opened.len, look_for_holes), false)
             }
         }
-        Ok(())
     }
 
     fn end_of(&mut self, opened: &Opened, volume: &Volume) -> Result<()> {
@@ -194,6 +229,31 @@ impl Scan<'_> {
         let before = (!opened.is_device).then(|| (Arc::clone(&opened.file), opened.stat));
         self.send(Step::End(LargeEnd { before, snapshot }))
     }
+}
+
+/// What an interrupted run has finished need not be read again, if what was known then is what is
+/// known now.
+fn go_on(
+    claim: Result<Claim, Option<String>>,
+    opened: &Opened,
+    volume: &Volume,
+    finished: &Finished,
+    info: &mut VolumeInfo,
+) -> Result<Claim, Option<String>> {
+    if finished.map.len() != opened.len || finished.free_blocks != volume.used.is_some() {
+        return claim;
+    }
+    let (mut changes, method, reason) = match claim {
+        Ok(claim) if finished.since == volume.known.since() => (claim.changes, claim.method, None),
+        Err(reason) if finished.since.is_none() && volume.known.since().is_none() => {
+            let layout = volume.layout(opened.len);
+            (layout.unwrap_or_else(|| Changes::all(opened.len)), Method::Full, reason)
+        }
+        claim => return claim,
+    };
+    changes.go_on_from(finished.done, finished.settled);
+    info.bytes_resumed = finished.done;
+    Ok(Claim { map: finished.map.clone(), changes, method, reason })
 }
 
 impl VolumeInfo {

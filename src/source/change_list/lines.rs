@@ -9,7 +9,8 @@ const RANGE_STATES: &str = "?*/-+";
 /// What it was doing: the second word of a mapfile's first line.
 const CURRENT_STATES: &str = "?*/-FG+";
 
-pub(super) fn read<R: BufRead>(input: &mut Input<R>, sink: &mut Sink) -> Parsed<()> {
+/// Whether it is a mapfile.
+pub(super) fn read<R: BufRead>(input: &mut Input<R>, sink: &mut Sink) -> Parsed<bool> {
     let mut is_map = None;
     while let Some(line) = input.until(b'\n')? {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -28,7 +29,7 @@ pub(super) fn read<R: BufRead>(input: &mut Input<R>, sink: &mut Sink) -> Parsed<
     if is_map == Some(true) {
         sink.told_all();
     }
-    Ok(())
+    Ok(is_map == Some(true))
 }
 
 fn is_current(words: &[&str]) -> bool {

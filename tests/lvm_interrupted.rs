@@ -1,0 +1,154 @@
+//! Backups of logical volumes that are interrupted, and gone on with (`support/lab`).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod support;
+
+use std::ffi::OsString;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::lab::{assert_newest_is, group, how, in_lab, kept, pool, scribble, sh};
+use support::{Varv, args};
+
+/// How far a checkpoint lies behind the one before.
+const EVERY: &str = "16M";
+const MIB: u64 = 1 << 20;
+
+fn words(volumes: &[&str]) -> Vec<OsString> {
+    let begin = args![
+        "--json",
+        "lvm",
+        "backup",
+        "--checkpoint-every",
+        EVERY,
+        "--spot-check",
+        "0",
+        "--snapshot-size",
+        "50%"
+    ];
+    begin.iter().cloned().chain(volumes.iter().map(OsString::from)).collect()
+}
+
+/// Runs a backup until a checkpoint is there, and ends it with this signal.
+fn interrupt(varv: &Varv, volumes: &[&str], signal: &str) -> std::process::ExitStatus {
+    let mut run = varv.command(&words(volumes));
+    let mut run = run.stdout(Stdio::null()).spawn().unwrap();
+    let state = varv.repository.join("state");
+    let has_checkpoint = || {
+        let names = std::fs::read_dir(&state).into_iter().flatten().flatten();
+        names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"))
+    };
+    while !has_checkpoint() {
+        assert!(run.try_wait().unwrap().is_none(), "it was over before it was interrupted");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    sh(&format!("kill -{signal} {}", run.id()));
+    run.wait().unwrap()
+}
+
+fn resumed(night: &Value) -> u64 {
+    night["volumes"][0]["bytes_resumed"].as_u64().unwrap()
+}
+
+/// What is read is the rest, and a chunk or two before it.
+fn assert_reads_only_the_rest(night: &Value, len: u64) {
+    let (done, read) = (resumed(night), night["volumes"][0]["bytes_read"].as_u64().unwrap());
+    assert!(done >= 16 * MIB && read <= len - done + MIB / 4, "{night}");
+    println!("{} of {} MiB read, {} were done", read / MIB, len / MIB, done / MIB);
+}
+
+#[test]
+fn a_killed_backup_is_gone_on_with() {
+    if !in_lab("a_killed_backup_is_gone_on_with", &["2G"]) {
+        return;
+    }
+    group();
+    sh("lvcreate -q -y -n a -L 200M vg; lvcreate -q -y -n b -L 40M vg; mkdir /copies");
+    scribble("/dev/vg/a", 0, 200);
+    sh("dd if=/dev/vg/a of=/copies/a bs=1M status=none");
+    let varv = Varv::new();
+    assert_eq!(interrupt(&varv, &["vg/a"], "KILL").code(), None);
+    assert_eq!((varv.snapshots().len(), kept(&varv).len()), (0, 1));
+    // What the snapshot shows is backed up, whatever has become of the volume; also after a prune.
+    varv.ok(args!["prune"]);
+    scribble("/dev/vg/a", 100, 5);
+    let before = kept(&varv);
+    varv.ok(&words(&["--dry-run", "vg/a"]));
+    assert_eq!(kept(&varv), before);
+    let done = varv.ok(&words(&["vg/a"]));
+    done.says(&["is gone on with"]);
+    assert_reads_only_the_rest(&done.json(), 200 * MIB);
+    assert_eq!(how(&done.json()), ("full", None));
+    assert_eq!(kept(&varv), before);
+    let dump = format!("{} -r {} dump vg/a", env!("CARGO_BIN_EXE_varv"), varv.repository.display());
+    sh(&format!("{dump} | cmp - /copies/a"));
+    // The next night knows what has changed since, and is interrupted as well.
+    scribble("/dev/vg/a", 120, 70);
+    sh("dd if=/dev/vg/a of=/copies/a bs=1M status=none");
+    assert_eq!(interrupt(&varv, &["vg/a"], "TERM").code(), Some(143));
+    assert_eq!(kept(&varv).len(), 2);
+    scribble("/dev/vg/a", 50, 1);
+    let night_after = varv.json(&words(&["vg/a"])[1..]);
+    assert_eq!(how(&night_after), ("cow", None));
+    assert!(resumed(&night_after) > 120 * MIB, "{night_after}");
+    assert!(night_after["bytes_read"].as_u64().unwrap() < 60 * MIB, "{night_after}");
+    sh(&format!("{dump} | cmp - /copies/a"));
+    assert_eq!(kept(&varv).len(), 1);
+    assert_eq!(how(&varv.json(&words(&["vg/a"])[1..])), ("cow", None));
+    assert_newest_is(&varv, "vg/a");
+    // Named with another volume it is no moment of both: all is begun anew.
+    scribble("/dev/vg/a", 0, 70);
+    interrupt(&varv, &["vg/a"], "KILL");
+    let both = varv.ok(&words(&["vg/a", "vg/b"]));
+    both.says(&["an earlier run left it behind"]);
+    assert_eq!(resumed(&both.json()), 0);
+    assert_newest_is(&varv, "vg/a");
+    // A snapshot that has overflowed meanwhile is not gone on with.
+    scribble("/dev/vg/a", 0, 70);
+    interrupt(&varv, &["vg/a"], "KILL");
+    scribble("/dev/vg/a", 60, 140);
+    let anew = varv.ok(&words(&["vg/a"]));
+    anew.says(&["an earlier run left it behind"]);
+    assert_eq!(resumed(&anew.json()), 0);
+    assert_newest_is(&varv, "vg/a");
+    assert_eq!(sh(&format!("ls {}/state", varv.repository.display())), "");
+    varv.ok(args!["check", "--read-data"]);
+}
+
+#[test]
+fn several_volumes_are_gone_on_with_together() {
+    if !in_lab("several_volumes_are_gone_on_with_together", &["2G"]) {
+        return;
+    }
+    pool("600M");
+    sh("mkdir /copies; for name in a b c; do lvcreate -q -y -n $name -V 200M --thinpool pool vg; done");
+    for name in ["a", "b"] {
+        scribble(&format!("/dev/vg/{name}"), 0, 100);
+        sh(&format!("dd if=/dev/vg/{name} of=/copies/{name} bs=1M conv=sparse status=none"));
+    }
+    let varv = Varv::new();
+    let all = ["vg/a", "vg/b", "vg/c"];
+    assert_eq!(interrupt(&varv, &all, "TERM").code(), Some(143));
+    assert_eq!(kept(&varv).len(), 3);
+    for name in ["a", "b"] {
+        scribble(&format!("/dev/vg/{name}"), 10, 5);
+    }
+    // As after a boot.
+    sh("vgchange -q -an vg; vgchange -q -ay vg");
+    let done = varv.ok(&words(&all));
+    done.says(&["vg/a: an interrupted run", "vg/c: an interrupted run"]);
+    let night = done.json();
+    assert!(resumed(&night) >= 16 * MIB, "{night}");
+    let read = night["bytes_read"].as_u64().unwrap();
+    assert!(read <= 200 * MIB - resumed(&night) + MIB / 4, "{night}");
+    for name in ["a", "b"] {
+        let program = env!("CARGO_BIN_EXE_varv");
+        sh(&format!("{program} -r {} dump vg/{name} | cmp - /copies/{name}", varv.repository.display()));
+    }
+    assert_eq!(kept(&varv).len(), 3);
+    let next = varv.json(&words(&all)[1..]);
+    assert_eq!(how(&next), ("thin", None));
+    all.iter().for_each(|volume| assert_newest_is(&varv, volume));
+    varv.ok(args!["check", "--read-data"]);
+}

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use support::make::{overwrite, tree};
+use support::make::tree;
 use support::system::{Mount, root_or_skip, run};
 use support::tree::{assert_tree, read};
 use support::{Varv, args};
@@ -95,25 +95,6 @@ fn an_index_is_made_in_memory() {
     fs::remove_file(small.point.join("filler")).unwrap();
     small.varv.backup(args![&small.source]);
     small.reads(&small.point.join("cache"), &[]);
-}
-
-#[test]
-fn a_damaged_index_is_no_hindrance_to_a_check() {
-    let Some(small) = Small::new() else { return };
-    let index = small.varv.repository.join("index/index.sqlite");
-    // The fullest page but the first one is one of rows.
-    let bytes = fs::read(&index).unwrap();
-    let fullness = |page: &(usize, &[u8])| page.1.iter().filter(|byte| **byte != 0).count();
-    let (page, _) = bytes.chunks(4096).enumerate().skip(1).max_by_key(fullness).unwrap();
-    overwrite(&index, page as u64 * 4096 + 2000, &[0xa5; 64]);
-    small.fill();
-    let cache = small.point.join("cache");
-    let done = small.varv.run(args!["--json", "check", "--read-data", "--cache-dir", &cache]);
-    let report = done.json();
-    done.expect(4, args!["check"]);
-    assert_eq!(report["damaged"].as_array().unwrap().len(), 1, "{report}");
-    assert_eq!(report["damaged"][0]["object"], "index/index.sqlite");
-    small.reads(&cache, &[]);
 }
 
 #[test]

@@ -9,16 +9,24 @@ use crate::codec::frame::Decoder;
 use crate::error::Result;
 use crate::format::pack::{Base, PREFIX_MAX, Slot};
 
+/// Raw bytes of bases that are decoded for one frame, some of them again because others took their
+/// place in the cache. Of the writer's frames none needs a tenth of it
+/// ([`NEEDED_LEN_MAX`](super::delta::NEEDED_LEN_MAX)); forged ones could ask for more than anybody has
+/// time for.
+const DECODED_MAX: usize = 512 << 20;
+
 /// Reads frames, for one thread.
 pub struct FrameReader<'c> {
     catalog: &'c Catalog,
     decoder: Decoder,
+    /// Of [`DECODED_MAX`], what is left for this frame.
+    left: usize,
 }
 
 impl<'c> FrameReader<'c> {
     /// Of a repository. Frames that are met as bases are kept in its catalog, for all threads.
     pub fn new(catalog: &'c Catalog) -> Result<Self> {
-        Ok(Self { catalog, decoder: Decoder::new()? })
+        Ok(Self { catalog, decoder: Decoder::new()?, left: 0 })
     }
 
     /// Reads a frame; its raw bytes. Chunk ids are not checked here.
@@ -28,6 +36,11 @@ impl<'c> FrameReader<'c> {
 
     /// The same, and what it is compressed against.
     pub fn frame_and_prefix(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
+        self.left = DECODED_MAX;
+        self.decode(pack, number)
+    }
+
+    fn decode(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         let prefix = self.prefix(pack, number)?;
         let raw = self.catalog.reader().frame(pack, number, &prefix, &mut self.decoder)?;
         Ok((raw, prefix))
@@ -42,6 +55,7 @@ impl<'c> FrameReader<'c> {
         stored: &'a mut [u8],
         scratch: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
+        self.left = DECODED_MAX;
         let prefix = self.prefix(pack, number)?;
         self.catalog.reader().open_frame(pack, number, stored, &prefix, &mut self.decoder, scratch)
     }
@@ -60,13 +74,13 @@ impl<'c> FrameReader<'c> {
             if holder.frame(bases[0].frame)?.depth >= frame.depth {
                 return Err(damaged_frame(pack, number, "its bases are as deep as itself"));
             }
-            self.base(holder, bases[0].frame)?;
+            self.base_of(holder, bases[0].frame)?;
         }
         let mut prefix = Vec::with_capacity(len);
         for bases in frames() {
             let holder = self.holder(pack, &bases[0])?;
             let holder = holder.as_deref().unwrap_or(pack);
-            let raw = self.base(holder, bases[0].frame)?;
+            let raw = self.base_of(holder, bases[0].frame)?;
             for base in bases {
                 let bytes = chunks(holder, base).and_then(|range| raw.get(range));
                 let bytes =
@@ -105,16 +119,26 @@ impl<'c> FrameReader<'c> {
 
     /// The raw bytes of a frame that is a base; whoever comes first decodes it for all.
     pub fn base(&mut self, pack: &OpenPack, number: u32) -> Result<Arc<Vec<u8>>> {
+        self.left = DECODED_MAX;
+        self.base_of(pack, number)
+    }
+
+    fn base_of(&mut self, pack: &OpenPack, number: u32) -> Result<Arc<Vec<u8>>> {
         let base = self.catalog.base(pack, number)?;
         let mut decoded = lock(&base)?;
         if let Some(raw) = &*decoded {
             return Ok(Arc::clone(raw));
         }
-        let raw = Arc::new(self.frame(pack, number)?);
+        let left = self.left.checked_sub(pack.frame(number)?.raw_len as usize);
+        self.left = left.ok_or_else(|| damaged_frame(pack, number, "too much is to be decoded for it"))?;
+        let raw = Arc::new(self.decode(pack, number)?.0);
         *decoded = Some(Arc::clone(&raw));
         Ok(raw)
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Where a base's chunks lie in its frame's raw bytes, if they are all in that frame.
 fn chunks(pack: &OpenPack, base: &Base) -> Option<std::ops::Range<usize>> {

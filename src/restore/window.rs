@@ -148,7 +148,8 @@ impl Window {
 
     /// Writes all of it. Failures of single destinations are in the result.
     pub fn write(self, context: &Context) -> Result<Written> {
-        let mut plan = Plan { window: self, found: Vec::new(), written: Written::default() };
+        let mut plan =
+            Plan { window: self, found: Vec::new(), has_deltas: false, written: Written::default() };
         plan.locate(context)?;
         plan.open_scattered();
         plan.execute(context)?;
@@ -174,6 +175,8 @@ struct Plan {
     window: Window,
     /// By pack, frame, destination and offset there.
     found: Vec<Found>,
+    /// Whether any of them is in a delta frame.
+    has_deltas: bool,
     written: Written,
 }
 
@@ -207,10 +210,15 @@ impl Plan {
         for run in self.found.chunk_by_mut(|a, b| a.pack == b.pack) {
             let pack = context.catalog.pack(run[0].pack);
             for found in run {
-                let slot =
-                    pack.as_ref().map_err(Error::duplicate).and_then(|pack| pack.slot(found.slot).cloned());
-                match slot {
-                    Ok(slot) => found.frame = slot.frame,
+                let place = pack.as_ref().map_err(Error::duplicate).and_then(|pack| {
+                    let number = pack.slot(found.slot)?.frame;
+                    Ok((number, pack.frame(number)?.depth > 0))
+                });
+                match place {
+                    Ok((number, is_delta)) => {
+                        found.frame = number;
+                        self.has_deltas |= is_delta;
+                    }
                     Err(e) if e.is_damage() => broken.push((found.piece, e)),
                     Err(e) => return Err(e),
                 }
@@ -261,6 +269,12 @@ impl Plan {
             let start = jobs.last().map_or(0, |job| job.end);
             jobs.push(start..start + run.len());
         }
+        // By what they are for: frames of the same range are made against the same bases, which are
+        // decoded once if they are asked for one after the other.
+        jobs.sort_by_key(|job| {
+            let piece = &self.window.pieces[self.found[job.start].piece as usize];
+            (piece.to, piece.offset)
+        });
         let next = AtomicUsize::new(0);
         let written = Mutex::new(std::mem::take(&mut self.written));
         let workers = thread::available_parallelism().map_or(1, usize::from).max(WORKERS_MIN).min(jobs.len());
@@ -343,12 +357,13 @@ impl Worker<'_> {
     }
 
     /// A frame of which little is wanted now is likely to be wanted again: by the next window, or
-    /// for the next file of an archive.
+    /// for the next file of an archive; a delta frame, or where there are some, for another one.
     fn decode(&mut self, found: &[Found]) -> Result<(Arc<OpenPack>, Arc<Vec<u8>>)> {
         let (pack, number) = (self.context.catalog.pack(found[0].pack)?, found[0].frame);
         let wanted: u64 =
             found.iter().map(|found| u64::from(self.plan.window.pieces[found.piece as usize].len)).sum();
-        let raw = match wanted < u64::from(pack.frame(number)?.raw_len) / KEPT_BELOW {
+        let is_kept = self.plan.has_deltas || wanted < u64::from(pack.frame(number)?.raw_len) / KEPT_BELOW;
+        let raw = match is_kept {
             true => self.frames.base(&pack, number)?,
             false => Arc::new(self.frames.frame(&pack, number)?),
         };

@@ -105,10 +105,96 @@ fn a_night_of_small_changes_takes_little() {
     world.varv.ok(args!["check", "--read-data", "--quiet"]);
 }
 
+/// What comes before or behind what was there, and what is gone, changes nothing for the rest.
+#[test]
+fn grown_shrunk_and_shifted_content_is_like_what_it_was() {
+    let mut world = World::new();
+    let first = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    let before = fs::read(&world.file).unwrap();
+    let more = rows(&mut world.random, 64 << 10);
+    let cut = before.len() / 2;
+    for (content, added) in [
+        ([&before[..], &more].concat(), first / 32),
+        (before[..cut].to_vec(), 0),
+        ([&more[..40], &before[..cut]].concat(), 0),
+        // More than what is looked at around a chunk, and less than a frame.
+        ([&more[..], &before[..cut]].concat(), first / 32),
+    ] {
+        fs::write(&world.file, content).unwrap();
+        let stored = world.night(&[])["bytes_stored"].as_u64().unwrap();
+        assert!(stored < first / 6 + added, "{stored} of {first}");
+    }
+    world.restore_all();
+    world.varv.ok(args!["check", "--read-data", "--quiet"]);
+}
+
+/// A file's parent is what had its path.
+#[test]
+fn a_renamed_file_is_new() {
+    let mut world = World::new();
+    let first = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    let renamed = world.source().join("renamed");
+    fs::rename(&world.file, &renamed).unwrap();
+    let report = world.varv.backup(args![world.source()]);
+    assert!(report["bytes_stored"].as_u64().unwrap() > first / 2, "{report}");
+    assert_eq!(world.deltas().0, 0);
+    let target = world.varv.path("target");
+    world.varv.restore(args![world.source(), &target]);
+    support::tree::assert_same(world.source(), &target);
+}
+
+fn saved(report: &Value, field: &str) -> i64 {
+    report["saved"][field].as_i64().unwrap()
+}
+
+/// From the source to what frames take, nothing is left out and nothing counts twice.
+#[test]
+fn what_was_saved_by_what_adds_up() {
+    let mut world = World::new();
+    let hole = world.source().join("hole");
+    support::make::sparse_file(&hole, 1 << 20, &[(0, &[1; 4096])]);
+    let again = world.source().join("again");
+    fs::copy(&world.file, &again).unwrap();
+    let first = world.night(&[]);
+    assert_eq!(saved(&first, "bytes_sparse"), (1 << 20) - 4096);
+    assert_eq!(saved(&first, "bytes_duplicate"), LEN as i64);
+    assert!(saved(&first, "bytes_compressed") > LEN as i64 / 3, "{first}");
+    // Rows of noise: only chunks that were not looked at make a difference.
+    assert!(saved(&first, "bytes_frames").abs() < LEN as i64 / 16, "{first}");
+    assert_eq!(saved(&first, "bytes_deltas"), 0);
+    let second = world.night(&["--tier", "cold"]);
+    assert_eq!(saved(&second, "bytes_sparse"), (1 << 20) - 4096, "of an unchanged file, too");
+    assert!(saved(&second, "bytes_deltas") > saved(&second, "bytes_compressed") / 2, "{second}");
+    for report in [&first, &second] {
+        let field = |name: &str| report[name].as_i64().unwrap();
+        let kept = field("bytes_source") - saved(report, "bytes_sparse") - saved(report, "bytes_duplicate");
+        assert_eq!(kept, field("bytes_new"), "{report}");
+    }
+    world.varv.backup(args!["--tier-for", "*=store", "--label", "raw", "--force-read", &hole]);
+    fs::write(world.source().join("raw"), rows(&mut world.random, 1 << 20)).unwrap();
+    let raw = world.varv.backup(args!["--tier", "store", world.source()]);
+    assert!(saved(&raw, "bytes_tiers") < -(1 << 18), "tier store takes more: {raw}");
+    let stats = world.varv.json(args!["stats"]);
+    let field = |name: &str| stats[name].as_i64().unwrap();
+    let levels = stats["levels"].as_array().unwrap().iter().filter(|row| row["kind"] == "data");
+    let sum = |name: &str| levels.clone().map(|row| row[name].as_i64().unwrap()).sum::<i64>();
+    let raw = field("bytes_source") - saved(&stats, "bytes_sparse") - saved(&stats, "bytes_duplicate")
+        + field("bytes_unused");
+    assert_eq!(raw, sum("bytes_raw"), "{stats}");
+    let ways = ["bytes_compressed", "bytes_frames", "bytes_deltas", "bytes_tiers"];
+    let less: i64 = ways.iter().map(|name| saved(&stats, name)).sum();
+    assert_eq!(raw - less, sum("bytes_stored") - 16 * sum("frames"), "{stats}");
+}
+
+/// Each base is paid for by what is made against it: 20 nights take less than all of them begun
+/// anew twice.
 #[test]
 fn chains_end() {
     let mut world = World::new();
-    world.nights(20);
+    let first = world.night(&[])["bytes_stored"].as_u64().unwrap();
+    world.nights(19);
+    let (_, all) = world.deltas();
+    assert!(all < 3 * first, "{all}, of which {first} in the first night");
     world.restore_all();
     world.varv.ok(args!["check", "--read-data", "--quiet"]);
 }

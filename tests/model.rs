@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -26,6 +27,7 @@ enum Step {
     Write(&'static str, Len, u64),
     Change(&'static str, u32, u64),
     Append(&'static str, u64),
+    Insert(&'static str, u32, u64),
     Cut(&'static str, u32),
     Sparsify(&'static str, u32, u32),
     Delete(&'static str),
@@ -35,7 +37,11 @@ enum Step {
     Rename(&'static str, &'static str),
     Permissions(&'static str, u32),
     Time(&'static str, i64),
-    Backup,
+    Backup(bool),
+    Forget(usize),
+    Prune(u8),
+    Retier,
+    Check,
     Restore(usize),
     RestoreOver(usize, bool),
 }
@@ -59,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (path(), len(), 0..5u64).prop_map(|(path, len, seed)| Step::Write(path, len, seed)),
         2 => (path(), any::<u32>(), any::<u64>()).prop_map(|(path, at, seed)| Step::Change(path, at, seed)),
         1 => (path(), any::<u64>()).prop_map(|(path, seed)| Step::Append(path, seed)),
+        1 => (path(), any::<u32>(), any::<u64>()).prop_map(|(path, at, seed)| Step::Insert(path, at, seed)),
         1 => (path(), any::<u32>()).prop_map(|(path, at)| Step::Cut(path, at)),
         2 => (path(), any::<u32>(), any::<u32>()).prop_map(|(path, at, len)| Step::Sparsify(path, at, len)),
         2 => path().prop_map(Step::Delete),
@@ -68,7 +75,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (path(), path()).prop_map(|(path, to)| Step::Rename(path, to)),
         1 => (path(), 0..0o1000u32).prop_map(|(path, mode)| Step::Permissions(path, mode)),
         1 => (path(), -5_000_000_000..5_000_000_000i64).prop_map(|(path, time)| Step::Time(path, time)),
-        5 => Just(Step::Backup),
+        5 => prop::bool::weighted(0.9).prop_map(Step::Backup),
+        1 => any::<usize>().prop_map(Step::Forget),
+        1 => (0..60u8).prop_map(Step::Prune),
+        1 => Just(Step::Retier),
+        1 => Just(Step::Check),
         2 => any::<usize>().prop_map(Step::Restore),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, in_place)| Step::RestoreOver(which, in_place)),
     ]
@@ -106,6 +117,15 @@ impl World {
                     overwrite(&at(path), len, &support::make::bytes(*seed, (seed % 50_000) as usize));
                 }
             }
+            Step::Insert(path, offset, seed) => {
+                if let Some(len) = len_of(&at(path)).filter(|len| *len < LEN_MAX as u64) {
+                    let mut content = fs::read(at(path)).unwrap();
+                    let offset = u64::from(*offset) % (len + 1);
+                    let more = support::make::bytes(*seed, (seed % 10_000) as usize);
+                    content.splice(offset as usize..offset as usize, more);
+                    fs::write(at(path), content).unwrap();
+                }
+            }
             Step::Cut(path, to) => {
                 if let Some(len) = len_of(&at(path)) {
                     let file = File::options().write(true).open(at(path)).unwrap();
@@ -133,16 +153,31 @@ impl World {
                     touch(&at(path), *time, time.unsigned_abs() as i64 % 1_000_000_000);
                 }
             }
-            Step::Backup => self.backup(),
+            Step::Backup(true) => self.backup(args![]),
+            Step::Backup(false) => self.backup(args!["--no-delta"]),
+            Step::Forget(which) => self.forget(*which),
+            Step::Prune(share) => drop(self.varv.ok(args!["prune", "-q", "--max-unused", share.to_string()])),
+            Step::Retier => {
+                drop(self.varv.ok(args!["retier", "-q", "--older-than", "now", "--to", "cold"]));
+            }
+            Step::Check => drop(self.varv.ok(args!["check", "-q", "--read-data"])),
             Step::Restore(which) => self.restore(*which),
             Step::RestoreOver(which, in_place) => self.restore_over(*which, *in_place),
         }
     }
 
-    fn backup(&mut self) {
-        let counted = self.varv.backup(args![&self.source]);
+    fn backup(&mut self, options: &[OsString]) {
+        let counted = self.varv.backup(&[args![&self.source], options].concat());
         let id = counted["snapshot"].as_str().unwrap().to_string();
         self.snapshots.push((id, read(&self.source)));
+    }
+
+    /// But for the newest one, which would ask.
+    fn forget(&mut self, which: usize) {
+        let Some(older) = self.snapshots.len().checked_sub(1) else { return };
+        let Some(which) = which.checked_rem(older) else { return };
+        let (id, _) = self.snapshots.remove(which);
+        self.varv.ok(args!["forget", "-q", id]);
     }
 
     /// To a new directory.
@@ -213,7 +248,7 @@ proptest! {
         for step in &steps {
             world.step(step);
         }
-        world.backup();
+        world.backup(args![]);
         for which in 0..world.snapshots.len() {
             world.restore(which);
         }

@@ -65,6 +65,8 @@ pub struct Assembler<'c> {
 pub struct Assembled {
     /// What was counted.
     pub stats: Stats,
+    /// Length of all files and volumes without holes and zeros.
+    pub bytes_data: u64,
     /// What was backed up.
     pub roots: Vec<RootInfo>,
     /// Paths that are left out.
@@ -472,6 +474,7 @@ impl<'c> Assembler<'c> {
         let stats = &mut self.result.stats;
         let size = entry.size();
         stats.bytes_source += size;
+        self.result.bytes_data += entry.map().map_or(0, Map::data_len);
         match change {
             Change::New => {
                 stats.files_new += 1;

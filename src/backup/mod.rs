@@ -40,7 +40,7 @@ pub use tiers::TierRule;
 use crate::error::{Error, IoContext, Result};
 use crate::format::bad::Slots;
 use crate::format::config::Tier;
-use crate::format::snapshot::{Method, PROBLEMS_MAX, Snapshot, Stats, TreeRef, VolumeInfo};
+use crate::format::snapshot::{Method, PROBLEMS_MAX, Saved, Snapshot, Stats, TreeRef, VolumeInfo};
 use crate::format::tree::Entry;
 use crate::id::SnapshotId;
 use crate::observe::{Event, Observer, Stop};
@@ -193,6 +193,11 @@ pub fn run(
     let mut stats = assembled.stats;
     stats.bytes_stored = finished.written.data + finished.written.metadata;
     stats.bytes_metadata = finished.written.metadata;
+    stats.saved = Some(Saved {
+        bytes_sparse: Some(stats.bytes_source.saturating_sub(assembled.bytes_data)),
+        bytes_duplicate: Some(assembled.bytes_data.saturating_sub(stats.bytes_new)),
+        ..finished.saved
+    });
     stats.seconds = started.elapsed().as_secs_f64();
     if assembled.roots.is_empty() {
         return Err(Error::NotFound("none of the sources could be read: there is no snapshot".into()));

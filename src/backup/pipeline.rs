@@ -20,16 +20,18 @@ use super::tiers::Levels;
 use super::{BackupOptions, RootPlan, Source};
 use crate::chunker::{Chunker, Params};
 use crate::error::{Error, Result};
+use crate::format::config::Tier;
 use crate::format::hashtree::Root;
 use crate::format::pack::Kind;
-use crate::format::snapshot::VolumeInfo;
-use crate::id::ChunkId;
+use crate::format::snapshot::{Saved, VolumeInfo};
+use crate::id::{ChunkId, PackId};
 use crate::observe::{Observer, Stop};
 use crate::ordered::{Output, ordered};
 use crate::repo::Repo;
 use crate::repo::catalog::{Catalog, lock};
 use crate::repo::delta::DeltaEncoder;
 use crate::repo::packs::{Packs, ToPack, Written};
+use crate::repo::savings::Counting;
 use crate::source::exclude::{Excludes, SourceExcludes};
 use crate::source::owners::Owners;
 use crate::source::walk::{THREADS_DEFAULT, Walker};
@@ -55,6 +57,8 @@ pub struct Finished {
     pub volumes: Vec<VolumeInfo>,
     /// What was stored.
     pub written: Written,
+    /// What was saved when it was stored.
+    pub saved: Saved,
 }
 
 /// Runs the pipeline over all roots.
@@ -82,8 +86,9 @@ pub fn run(
     let packs = Packs::new(&**repo.store(), repo.keys(), repo.id(), config.sizes);
     catalog.index()?.load_filters()?;
     let (used, reusable) = unbounded();
-    let bases: Arc<Mutex<HashSet<u32>>> = Arc::default();
-    let encoders = encoders(catalog, processors, &bases, &used)?;
+    let bases: Arc<Mutex<HashSet<PackId>>> = Arc::default();
+    let counting = Counting::new(config.level(Tier::Hot));
+    let encoders = encoders(catalog, processors, &bases, &counting, &used)?;
 
     thread::scope(|scope| {
         let worker = Worker { buffers: Arc::default(), cutter, owners: &owners };
@@ -116,10 +121,12 @@ pub fn run(
         let written = writer.join().map_err(|_| Error::Internal("the writer ended early"))?;
         match (assembled, written) {
             (Ok((root, mut reused, mut assembled)), Ok(written)) => {
-                reused.extend(lock(&bases)?.iter());
+                let (index, bases) = (catalog.index()?, lock(&bases)?);
+                let relied_on = index.packs().iter().filter(|pack| bases.contains(&pack.id));
+                reused.extend(relied_on.map(|pack| pack.number));
                 let volumes = std::mem::take(&mut assembled.volumes);
                 let volumes = volumes.into_iter().map(VolumeRead::counted).collect();
-                Ok(Finished { root, reused, assembled, volumes, written })
+                Ok(Finished { root, reused, assembled, volumes, written, saved: counting.saved()? })
             }
             // When writing fails, the assembler only sees that nobody takes its frames.
             (Err(Error::Internal(_)), Err(cause)) | (Ok(_), Err(cause)) => Err(cause),
@@ -131,7 +138,8 @@ pub fn run(
 fn encoders<'c>(
     catalog: &'c Catalog,
     count: usize,
-    bases: &Arc<Mutex<HashSet<u32>>>,
+    bases: &Arc<Mutex<HashSet<PackId>>>,
+    counting: &'c Counting,
     used: &Sender<Vec<u8>>,
 ) -> Result<Vec<impl FnMut(ToEncode) -> Result<ToPack> + Send + 'c>> {
     (0..count)
@@ -141,6 +149,7 @@ fn encoders<'c>(
             Ok(move |work| {
                 let ToEncode::Frame { frame, level, stored } = work else { return Ok(ToPack::Close) };
                 let (encoded, raw) = encoder.encode(frame, level)?;
+                counting.add(&encoded, &raw)?;
                 if let Some(stored) = stored {
                     stored.fetch_add(encoded.stored_len(), Ordering::Relaxed);
                 }

@@ -431,6 +431,7 @@ pub fn summary(outcome: &backup::Outcome) {
         size(stats.bytes_stored),
         size(stats.bytes_metadata)
     ));
+    stats.saved.iter().for_each(|saved| output::line(&output::saved(saved)));
     for volume in &outcome.volumes {
         output::line(&volume_line(volume));
     }

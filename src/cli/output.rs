@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use super::error::{Exit, hint};
 use crate::error::Error;
+use crate::format::snapshot::Saved;
+use crate::text::format_size;
 
 /// Prints a result as one line. A reader that went away (`| head`) ends the process quietly.
 pub fn line(text: &str) {
@@ -136,4 +138,22 @@ pub fn time(time: Timestamp, offset: i32) -> String {
 /// A time as RFC 3339, with the zone that it was recorded in.
 pub fn rfc3339(time: Timestamp, offset: i32) -> String {
     time.display_with_offset(Offset::from_seconds(offset).unwrap_or(Offset::UTC)).to_string()
+}
+
+/// What was saved by what, in one line.
+pub fn saved(saved: &Saved) -> String {
+    let exact = |bytes: Option<u64>| bytes.map_or("an unknown part".into(), format_size);
+    let about = |bytes: i64| match u64::try_from(bytes) {
+        Ok(bytes) => format_size(bytes),
+        Err(_) => format!("-{}", format_size(bytes.unsigned_abs())),
+    };
+    format!(
+        "saved      {} by holes and zeros, {} by deduplication; about {} by compression, {} by frames, {} by deltas, {} by tiers",
+        exact(saved.bytes_sparse),
+        exact(saved.bytes_duplicate),
+        about(saved.bytes_compressed),
+        about(saved.bytes_frames),
+        about(saved.bytes_deltas),
+        about(saved.bytes_tiers)
+    )
 }

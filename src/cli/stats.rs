@@ -121,6 +121,7 @@ fn summary(totals: &Totals) {
         totals.ratio
     ));
     output::line(&format!("unused     {} that no snapshot needs", size(totals.bytes_unused)));
+    output::line(&output::saved(&totals.saved));
 }
 
 fn columns(cells: [&str; 7]) -> String {

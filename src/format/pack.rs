@@ -211,6 +211,22 @@ pub struct Frame {
     pub chunks: u32,
 }
 
+/// How a frame is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// The zstd level asked for.
+    pub level: i8,
+    /// Whether it is compressed against older chunks.
+    pub is_delta: bool,
+}
+
+impl Frame {
+    /// How it is compressed.
+    pub fn way(&self) -> Way {
+        Way { level: self.level, is_delta: !self.bases.is_empty() }
+    }
+}
+
 /// A chunk as the trailer lists it: one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {

@@ -189,6 +189,24 @@ pub struct UnreadableRange {
     pub len: u64,
 }
 
+/// What each way of storing less saved, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Saved {
+    /// Holes and zeros, which are not stored; none if that was not counted.
+    pub bytes_sparse: Option<u64>,
+    /// What was stored already; none if that was not counted.
+    pub bytes_duplicate: Option<u64>,
+    /// Chunks compressed, each by itself: about.
+    pub bytes_compressed: i64,
+    /// Compressed together in frames: about.
+    pub bytes_frames: i64,
+    /// Compressed against older chunks: about.
+    pub bytes_deltas: i64,
+    /// Other levels than that of tier hot: about; less than nothing where more is stored.
+    pub bytes_tiers: i64,
+}
+
 /// What a backup run counted. Files are all entries that are no directory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -225,6 +243,8 @@ pub struct Stats {
     pub bytes_stored: u64,
     /// Of those, metadata.
     pub bytes_metadata: u64,
+    /// What was saved by what; none in snapshots of before that was counted.
+    pub saved: Option<Saved>,
     /// Chunks that the repository did not have.
     pub chunks_new: u64,
     /// Paths and ranges that could not be read, or changed meanwhile.

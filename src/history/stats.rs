@@ -13,17 +13,23 @@ use serde::Serialize;
 
 use crate::error::{IoContext, Result};
 use crate::format::config::Tier;
-use crate::format::pack::{Class, Codec, Kind};
+use crate::format::pack::{Class, Codec, Kind, SEAL_LEN, Way};
+use crate::format::snapshot::Saved;
+use crate::id::PackId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
+use crate::repo::frames::FrameReader;
 use crate::repo::index::PackRecord;
 use crate::repo::marks::Marks;
+use crate::repo::savings::{self, Group, Sample};
 use crate::repo::snapshots::Listed;
 use crate::repo::walk::{Found, Visitor, walk};
 
 /// Nodes whose packs are looked into at once.
 const BATCH: usize = 1 << 16;
+/// Of frames that are stored in the same way, fewer than so many are looked at.
+const LOOKED_AT_MAX: usize = 16;
 
 /// A repository in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -50,6 +56,8 @@ pub struct Totals {
     pub bytes_repository: u64,
     /// How often the source is longer than the repository.
     pub ratio: f64,
+    /// What was saved by what.
+    pub saved: Saved,
     /// What frames take, by how they are stored.
     pub levels: Vec<Level>,
 }
@@ -108,7 +116,9 @@ pub fn run(
         bytes_deduplicated: bytes,
         ..Totals::default()
     };
-    totals.count_packs(repo, catalog, observer, stop)?;
+    let looked_at = totals.count_packs(repo, catalog, observer, stop)?;
+    totals.saved = saved(repo, catalog, looked_at, stop)?;
+    totals.count_sparse(all);
     totals.count_folder(repo, catalog)?;
     Ok((totals, alone))
 }
@@ -120,15 +130,15 @@ impl Totals {
         catalog: &Catalog,
         observer: &dyn Observer,
         stop: &Stop,
-    ) -> Result<()> {
+    ) -> Result<BTreeMap<Way, (Group, Thinned)>> {
         let packs: Vec<PackRecord> = catalog.index()?.packs().to_vec();
         let bytes = packs.iter().map(|pack| pack.len).sum();
         observer.event(Event::Phase { name: "reading tables of packs", bytes: Some(bytes) });
-        let mut levels = BTreeMap::new();
+        let (mut levels, mut ways) = (BTreeMap::new(), BTreeMap::<Way, (Group, Thinned)>::new());
         for record in &packs {
             stop.check()?;
             let pack = catalog.reader().open(&record.id, record.len)?;
-            for frame in &pack.trailer.frames {
+            for (number, frame) in pack.trailer.frames.iter().enumerate() {
                 let key = (record.class, frame.level, frame.codec.code(), !frame.bases.is_empty());
                 let level = levels
                     .entry(key)
@@ -136,7 +146,12 @@ impl Totals {
                 level.frames += 1;
                 level.bytes_raw += u64::from(frame.raw_len);
                 level.bytes_stored += u64::from(frame.stored_len);
-                self.bytes_unused += if frame.kind == Kind::Data { u64::from(frame.raw_len) } else { 0 };
+                if frame.kind == Kind::Data {
+                    self.bytes_unused += u64::from(frame.raw_len);
+                    let (group, looked_at) = ways.entry(frame.way()).or_default();
+                    group.add(frame.raw_len.into(), frame.stored_len.into());
+                    looked_at.offer((record.id, number as u32));
+                }
             }
             match record.class {
                 Class::Data => self.bytes_data += record.len,
@@ -147,7 +162,18 @@ impl Totals {
         self.bytes_unused = self.bytes_unused.saturating_sub(self.bytes_deduplicated);
         self.packs = packs.len() as u64;
         self.levels = levels.into_values().collect();
-        Ok(())
+        Ok(ways)
+    }
+
+    /// What is in maps and takes no place, and what takes only one for all who need it.
+    fn count_sparse(&mut self, all: &[Listed]) {
+        let sparse =
+            |listed: &Listed| listed.snapshot.stats.saved.as_ref().and_then(|saved| saved.bytes_sparse);
+        self.saved.bytes_sparse = all.iter().map(sparse).sum();
+        self.saved.bytes_duplicate = self
+            .saved
+            .bytes_sparse
+            .map(|sparse| self.bytes_source.saturating_sub(sparse).saturating_sub(self.bytes_deduplicated));
     }
 
     fn count_folder(&mut self, repo: &Repo, catalog: &Catalog) -> Result<()> {
@@ -180,6 +206,77 @@ impl Level {
             bytes_stored: 0,
         }
     }
+}
+
+/// A few of very many frames, evenly spread.
+struct Thinned {
+    taken: Vec<(PackId, u32)>,
+    /// One of so many is taken.
+    every: u64,
+    met: u64,
+}
+
+impl Default for Thinned {
+    fn default() -> Self {
+        Self { taken: Vec::new(), every: 1, met: 0 }
+    }
+}
+
+impl Thinned {
+    fn offer(&mut self, frame: (PackId, u32)) {
+        if self.met.is_multiple_of(self.every) {
+            self.taken.push(frame);
+        }
+        self.met += 1;
+        if self.taken.len() == LOOKED_AT_MAX {
+            let mut number = 0;
+            self.taken.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            self.every *= 2;
+        }
+    }
+}
+
+/// Decodes a few frames stored in each way, to see what they would take otherwise.
+fn saved(
+    repo: &Repo,
+    catalog: &Catalog,
+    ways: BTreeMap<Way, (Group, Thinned)>,
+    stop: &Stop,
+) -> Result<Saved> {
+    let hot = repo.config().level(Tier::Hot);
+    let mut frames = FrameReader::new(catalog)?;
+    let mut groups = BTreeMap::new();
+    for (way, (mut group, looked_at)) in ways {
+        for (pack, number) in looked_at.taken {
+            stop.check()?;
+            match look_at(catalog, &mut frames, &pack, number, hot) {
+                Ok(sample) => group.add_sample(sample),
+                // It is for `check` to say what is damaged.
+                Err(e) if e.is_damage() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        groups.insert(way, group);
+    }
+    Ok(savings::add_up(&groups, hot))
+}
+
+fn look_at(
+    catalog: &Catalog,
+    frames: &mut FrameReader,
+    pack: &PackId,
+    number: u32,
+    hot: i8,
+) -> Result<Sample> {
+    let pack = catalog.pack_named(pack)?;
+    let frame = pack.frame(number)?;
+    let raw = frames.frame(&pack, number)?;
+    let lens: Vec<u32> = pack.trailer.slots_of(frame).iter().map(|slot| slot.len).collect();
+    let stored = frame.stored_len.saturating_sub(SEAL_LEN as u32);
+    savings::sample(hot, frame.way(), &raw, &lens, stored.into())
 }
 
 /// The length of all files below a folder; what goes away meanwhile does not count.
@@ -304,6 +401,17 @@ impl Visitor for Counter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_frames_of_many_are_spread_over_them() {
+        let mut thinned = Thinned::default();
+        (0..1000).for_each(|number| thinned.offer((PackId([0; 32]), number)));
+        let taken: Vec<u32> = thinned.taken.iter().map(|(_, number)| *number).collect();
+        assert_eq!(taken, (0..1000).step_by(128).collect::<Vec<_>>());
+        let mut few = Thinned::default();
+        (0..3).for_each(|number| few.offer((PackId([0; 32]), number)));
+        assert_eq!(few.taken.len(), 3);
+    }
 
     #[test]
     fn what_is_needed_twice_by_one_snapshot_is_still_its_own() {

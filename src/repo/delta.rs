@@ -12,24 +12,29 @@ use super::catalog::{BASES_ADDING_MAX, Catalog, lock};
 use super::frames::FrameReader;
 use super::index::Location;
 use super::packer::{Candidate, EncodedFrame, PackedBase, RawFrame};
-use super::reader::OpenPack;
+use super::reader::{OpenPack, damaged_frame};
 use crate::codec::frame::Encoder;
 use crate::error::Result;
-use crate::format::pack::{BASES_MAX, Codec, PREFIX_MAX};
+use crate::format::pack::{BASES_MAX, Base, Codec, Frame, PREFIX_MAX};
 use crate::id::{ChunkId, PackId};
 
-/// A chain may always be so deep, …
-const DEPTH_SURE: u8 = 12;
-/// … and never deeper than this. Where it ends in between is left to chance, so that not all
-/// chains that began in one night are begun anew in one night.
-const DEPTH_LIMIT: u8 = 15;
+/// Chains are no deeper than this: each step is decoded again by who reads the last one.
+const DEPTH_LIMIT: u8 = 5;
+/// Where one is, the next is made against what is further up, until that takes this share, in
+/// 64ths, of what that itself took: then it is time for another one to be made against. Chance
+/// decides within these, so that not all is begun anew in one night.
+const REBASE_64THS: std::ops::Range<u64> = 24..44;
 /// Frames that a delta frame may name directly: restoring one file should not decode a hundred.
 const NAMED_MAX: usize = 16;
 /// A delta frame is not decoded for less than this part of the candidates that another one has.
 const FEW: u32 = 32;
+/// How far from its place in a frame something may be that is in its place in the frame's bases.
+const NEAR: u64 = 32 << 10;
+/// A frame has many of the candidates if it has this part of what the one with most has.
+const MANY: u32 = 8;
 /// Raw bytes of the frames that have to be decoded for it, its bases' bases included. Who reads it
 /// keeps as much at least: with less the same frames would be decoded over and over.
-const NEEDED_LEN_MAX: usize = BASES_ADDING_MAX;
+pub(super) const NEEDED_LEN_MAX: usize = BASES_ADDING_MAX;
 /// How much of a frame is tried.
 const SAMPLE_LEN: usize = 64 << 10;
 /// Against how much of its bases.
@@ -50,7 +55,7 @@ pub struct DeltaEncoder<'c> {
     encoder: Encoder,
     level: i8,
     /// Packs that bases lie in, of all encoders.
-    used: Arc<Mutex<HashSet<u32>>>,
+    used: Arc<Mutex<HashSet<PackId>>>,
     pause: Pause,
 }
 
@@ -64,38 +69,44 @@ struct Pause {
 }
 
 /// What a frame may be compressed against.
+#[derive(Default)]
 struct Bases {
     runs: Vec<Run>,
+    /// Raw bytes of all of them.
+    len: usize,
     depth: u8,
+    /// Whether most candidates are too deep, and the runs what these are compressed against.
+    is_main_deep: bool,
 }
 
-/// A run of candidates that are neighbours in one frame.
+/// A run of bases that are neighbours in one frame.
 struct Run {
-    pack: Arc<OpenPack>,
-    number: u32,
-    frame: u32,
+    at: At,
     slot: u32,
     count: u32,
     /// Which of the new frame's chunks the first one is like, …
     like: u32,
     /// … and the last one.
     like_last: u32,
+    /// Whether they are candidates, and not only what is in the place of some.
+    is_direct: bool,
 }
 
 impl Run {
     fn packed(&self) -> PackedBase {
-        PackedBase { pack: Some(self.pack.id), frame: self.frame, slot: self.slot, count: self.count }
+        PackedBase { pack: Some(self.at.pack.id), frame: self.at.number, slot: self.slot, count: self.count }
     }
 
     fn range(&self) -> Result<std::ops::Range<usize>> {
-        let (first, last) = (self.pack.slot(self.slot)?, self.pack.slot(self.slot + self.count - 1)?);
+        let pack = &self.at.pack;
+        let (first, last) = (pack.slot(self.slot)?, pack.slot(self.slot + self.count - 1)?);
         Ok(first.offset as usize..(last.offset + last.len) as usize)
     }
 }
 
 impl<'c> DeltaEncoder<'c> {
-    /// The numbers of packs that bases lie in are added to `used`.
-    pub fn new(catalog: &'c Catalog, used: Arc<Mutex<HashSet<u32>>>) -> Result<Self> {
+    /// The packs that bases lie in are added to `used`.
+    pub fn new(catalog: &'c Catalog, used: Arc<Mutex<HashSet<PackId>>>) -> Result<Self> {
         let (frames, encoder) = (FrameReader::new(catalog)?, Encoder::new(0)?);
         Ok(Self { catalog, frames, encoder, level: 0, used, pause: Pause::default() })
     }
@@ -108,7 +119,7 @@ impl<'c> DeltaEncoder<'c> {
         }
         if let Some((stored, bases)) = self.delta(&frame)? {
             let packed = bases.runs.iter().map(Run::packed).collect();
-            lock(&self.used)?.extend(bases.runs.iter().map(|run| run.number));
+            lock(&self.used)?.extend(bases.runs.iter().map(|run| run.at.pack.id));
             return Ok(frame.encoded(self.level, Codec::Zstd, stored, bases.depth, packed));
         }
         frame.encode(&mut self.encoder, self.level)
@@ -130,22 +141,36 @@ impl<'c> DeltaEncoder<'c> {
         if bases.runs.is_empty() {
             return Ok(None);
         }
-        let is_worth_it = self.sample_gains(frame, &bases)?;
-        self.pause.note(is_worth_it);
-        if !is_worth_it {
+        // What most of it is like was worth it; whether that still holds is seen by the result.
+        let alone = match bases.is_main_deep {
+            true => self.alone_len(&frame.raw)?,
+            false => self.sample_gains(frame, &bases)?,
+        };
+        let Some(alone) = alone else {
+            self.pause.note(false);
             return Ok(None);
-        }
+        };
         let mut prefix = Vec::new();
         for run in &bases.runs {
-            prefix.extend_from_slice(&self.frames.base(&run.pack, run.frame)?[run.range()?]);
+            prefix.extend_from_slice(&self.frames.base(&run.at.pack, run.at.number)?[run.range()?]);
         }
-        Ok(self.encoder.encode_delta(&frame.raw, &prefix)?.map(|stored| (stored, bases)))
+        let stored = self.encoder.encode_delta(&frame.raw, &prefix)?.filter(|stored| stored.len() < alone);
+        self.pause.note(stored.is_some());
+        Ok(stored.map(|stored| (stored, bases)))
+    }
+
+    /// About what a frame may take at most to be worth it.
+    fn alone_len(&mut self, raw: &[u8]) -> Result<Option<usize>> {
+        let sample = &raw[..raw.len().min(SAMPLE_LEN)];
+        let alone = self.encoder.encode(sample)?.1.len();
+        Ok(Some(raw.len() * alone / sample.len().max(1) * WORTH_64THS / 64))
     }
 
     /// Whether a part of the frame becomes smaller with its bases: what the longest run is like.
-    fn sample_gains(&mut self, frame: &RawFrame, bases: &Bases) -> Result<bool> {
-        let Some(run) = bases.runs.iter().max_by_key(|run| run.count) else { return Ok(false) };
-        let raw = self.frames.base(&run.pack, run.frame)?;
+    fn sample_gains(&mut self, frame: &RawFrame, bases: &Bases) -> Result<Option<usize>> {
+        let direct = bases.runs.iter().filter(|run| run.is_direct);
+        let Some(run) = direct.max_by_key(|run| run.count) else { return Ok(None) };
+        let raw = self.frames.base(&run.at.pack, run.at.number)?;
         let prefix = &raw[run.range()?];
         // The run may begin in the middle of what its first chunk is like.
         let first = (run.like + 1).min(run.like_last);
@@ -153,7 +178,7 @@ impl<'c> DeltaEncoder<'c> {
         let sample = &sample[..sample.len().min(SAMPLE_LEN)];
         let alone = self.encoder.encode(sample)?.1.len();
         let delta = self.encoder.encode_delta(sample, &prefix[..prefix.len().min(SAMPLE_PREFIX)])?;
-        Ok(delta.is_some_and(|delta| delta.len() < alone * WORTH_64THS / 64))
+        Ok(delta.filter(|delta| delta.len() < alone * WORTH_64THS / 64).map(|_| frame.raw.len()))
     }
 }
 
@@ -176,84 +201,255 @@ impl Pause {
     }
 }
 
-/// The candidates that are there and in frames that are chosen, neighbours together.
+/// What there is of the candidates, neighbours together: as they are in frames that are not too deep,
+/// else what those are compressed against in their place.
 fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]) -> Result<Bases> {
-    let mut bases = Bases { runs: Vec::new(), depth: 0 };
     let places = located(catalog, candidates)?;
-    let chosen = choose_frames(&places, depth_limit(chunks), catalog)?;
-    let mut len = 0;
+    let frames = by_candidates(&places);
+    let Some(depth_max) = depth_max(catalog, &frames, chance(chunks))? else { return Ok(Bases::default()) };
+    let Some((main, most)) = frames.first() else { return Ok(Bases::default()) };
+    let mut chooser = Chooser::new(catalog, depth_max);
+    chooser.bases.is_main_deep = main.is_deeper(depth_max)?;
+    for (at, count) in &frames {
+        chooser.weigh(at, *count, *most)?;
+    }
     for candidate in candidates {
-        let Some(Place { pack, number, slot, frame }) = places.get(&candidate.id) else { continue };
-        if !chosen.contains(&(*number, *frame)) {
-            continue;
-        }
-        len += pack.slot(*slot)?.len as usize;
-        if len > PREFIX_MAX || bases.runs.len() == BASES_MAX {
-            break;
-        }
-        bases.depth = bases.depth.max(pack.frame(*frame)?.depth + 1);
-        match bases.runs.last_mut() {
-            Some(run) if run.number == *number && run.frame == *frame && run.slot + run.count == *slot => {
-                run.count += 1;
-                run.like_last = candidate.chunk;
-            }
-            _ => {
-                let (like, like_last) = (candidate.chunk, candidate.chunk);
-                let (pack, number, slot, frame) = (Arc::clone(pack), *number, *slot, *frame);
-                bases.runs.push(Run { pack, number, frame, slot, count: 1, like, like_last });
-            }
+        if let Some(Place { at, slot }) = places.get(&candidate.id)
+            && chooser.worth_it.contains(&at.name())
+        {
+            chooser.reach(at, *slot, candidate.chunk, true)?;
         }
     }
-    Ok(bases)
+    Ok(chooser.bases)
 }
 
-/// The frames that are worth decoding, those with most candidates first. One with few, beside that
-/// of a neighbour, would draw in what it needs, and with every night more.
-fn choose_frames(
-    places: &HashMap<ChunkId, Place>,
-    depth_limit: u8,
-    catalog: &Catalog,
-) -> Result<HashSet<(u32, u32)>> {
-    let mut counts: HashMap<(u32, u32), (u32, &Arc<OpenPack>)> = HashMap::new();
-    for place in places.values() {
-        counts.entry((place.number, place.frame)).or_insert((0, &place.pack)).0 += 1;
-    }
-    let mut frames: Vec<_> = counts.into_iter().collect();
-    frames.sort_unstable_by_key(|(frame, (count, _))| (Reverse(*count), *frame));
-    let most = frames.first().map_or(0, |(_, (count, _))| *count);
-    // Where most was begun anew, the rest follows: with what is deep still, all would be deep again.
-    let main = match frames.first() {
-        Some(((_, frame), (_, pack))) => pack.frame(*frame)?.depth,
-        None => 0,
-    };
-    let depth_limit = if main < DEPTH_SURE / 2 { depth_limit.min(DEPTH_SURE) } else { depth_limit };
-    let (mut chosen, mut needed) = (HashSet::new(), Needed::default());
-    for ((number, frame), (count, pack)) in frames {
-        let depth = pack.frame(frame)?.depth;
-        let is_worth_it = depth == 0 || count * FEW >= most || needed.frames.contains(&(pack.id, frame));
-        if chosen.len() < NAMED_MAX
-            && is_worth_it
-            && depth < depth_limit
-            && needed.add(catalog, pack, frame)?
-        {
-            chosen.insert((number, frame));
+impl Bases {
+    fn push(&mut self, at: &At, slot: u32, like: u32, is_direct: bool) -> Result<()> {
+        self.depth = self.depth.max(at.frame()?.depth + 1);
+        self.len += at.pack.slot(slot)?.len as usize;
+        match self.runs.last_mut() {
+            Some(run)
+                if run.at.name() == at.name()
+                    && run.slot + run.count == slot
+                    && run.is_direct == is_direct =>
+            {
+                run.count += 1;
+                run.like_last = like;
+            }
+            _ => {
+                let (at, like_last) = (at.clone(), like);
+                self.runs.push(Run { at, slot, count: 1, like, like_last, is_direct });
+            }
         }
+        Ok(())
     }
-    Ok(chosen)
+}
+
+/// The frames that the candidates lie in, those with most of them first.
+fn by_candidates(places: &HashMap<ChunkId, Place>) -> Vec<(At, u32)> {
+    let mut counts: HashMap<FrameName, (At, u32)> = HashMap::new();
+    for place in places.values() {
+        counts.entry(place.at.name()).or_insert_with(|| (place.at.clone(), 0)).1 += 1;
+    }
+    let mut frames: Vec<_> = counts.into_values().collect();
+    frames.sort_unstable_by_key(|(at, count)| (Reverse(*count), at.name()));
+    frames
+}
+
+/// How deep bases may be: as deep as the frames of most candidates. Where the chain is as long as it
+/// may be, its base is the base again, as long as what is far from it takes less than the base itself
+/// took, by a share that chance decides: each base is paid for by what is made against it. None if
+/// that leads to the beginning: then it is time for another one.
+fn depth_max(catalog: &Catalog, frames: &[(At, u32)], chance: u8) -> Result<Option<u8>> {
+    let Some((main, most)) = frames.first() else { return Ok(None) };
+    if main.frame()?.depth < DEPTH_LIMIT {
+        let mut depth_max = 0;
+        for (at, _) in frames.iter().filter(|(_, count)| count * MANY >= *most) {
+            depth_max =
+                depth_max.max(Some(at.frame()?.depth).filter(|depth| *depth < DEPTH_LIMIT).unwrap_or(0));
+        }
+        return Ok(Some(depth_max));
+    }
+    let share = REBASE_64THS.start + u64::from(chance) % (REBASE_64THS.end - REBASE_64THS.start);
+    let mut at = main.clone();
+    loop {
+        let bases = at.bases(catalog)?;
+        let mut counts: HashMap<FrameName, (u32, At)> = HashMap::new();
+        for span in bases {
+            counts.entry(span.at.name()).or_insert_with(|| (0, span.at.clone())).0 += span.count;
+        }
+        let main = counts.into_values().max_by_key(|(count, at)| (*count, at.name()));
+        let Some((_, base)) = main else { return Ok(None) };
+        if at.ratio()? * 64 < base.ratio()? * share {
+            return Ok(Some(base.frame()?.depth));
+        }
+        at = base;
+    }
 }
 
 /// The id of the first chunk is as good as chance.
-fn depth_limit(chunks: &[(ChunkId, u32)]) -> u8 {
-    let chance = chunks.first().map_or(0, |(id, _)| id.0[0]);
-    DEPTH_SURE + chance % (DEPTH_LIMIT - DEPTH_SURE + 1)
+fn chance(chunks: &[(ChunkId, u32)]) -> u8 {
+    chunks.first().map_or(0, |(id, _)| id.0[0])
+}
+
+/// Chooses chunks to be compressed against.
+struct Chooser<'c> {
+    catalog: &'c Catalog,
+    depth_max: u8,
+    /// Frames whose candidates count.
+    worth_it: HashSet<FrameName>,
+    /// Frames that were asked for, and whether they may be bases.
+    named: HashMap<FrameName, bool>,
+    needed: Needed,
+    /// What frames that are too deep are compressed against.
+    lists: HashMap<FrameName, Arc<Vec<Span>>>,
+    /// Chunks that were met.
+    met: HashSet<(PackId, u32)>,
+    bases: Bases,
+}
+
+impl<'c> Chooser<'c> {
+    fn new(catalog: &'c Catalog, depth_max: u8) -> Self {
+        Self {
+            catalog,
+            depth_max,
+            worth_it: HashSet::new(),
+            named: HashMap::new(),
+            needed: Needed::default(),
+            lists: HashMap::new(),
+            met: HashSet::new(),
+            bases: Bases::default(),
+        }
+    }
+
+    /// Whether a frame with so many candidates counts. One with few, beside that of a neighbour,
+    /// would draw in what it needs, and with every night more.
+    fn weigh(&mut self, at: &At, count: u32, most: u32) -> Result<()> {
+        let depth = at.frame()?.depth;
+        let is_worth_it = depth == 0 || count * FEW >= most || self.needed.has(at);
+        if is_worth_it && (depth > self.depth_max || self.may_name(at)?) {
+            self.worth_it.insert(at.name());
+        }
+        Ok(())
+    }
+
+    /// Adds a chunk, or what is in its place further up if its frame is too deep.
+    fn reach(&mut self, at: &At, slot: u32, like: u32, is_direct: bool) -> Result<()> {
+        if !self.met.insert((at.pack.id, slot)) {
+            return Ok(());
+        }
+        if at.is_deeper(self.depth_max)? {
+            let list = self.list(at)?;
+            for (at, slot) in at.in_place_of(slot, &list)? {
+                self.reach(at, slot, like, false)?;
+            }
+            return Ok(());
+        }
+        let len = self.bases.len + at.pack.slot(slot)?.len as usize;
+        if len <= PREFIX_MAX && self.bases.runs.len() < BASES_MAX && self.may_name(at)? {
+            self.bases.push(at, slot, like, is_direct)?;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, at: &At) -> Result<Arc<Vec<Span>>> {
+        if let Some(list) = self.lists.get(&at.name()) {
+            return Ok(Arc::clone(list));
+        }
+        let list = Arc::new(at.bases(self.catalog)?);
+        self.lists.insert(at.name(), Arc::clone(&list));
+        Ok(list)
+    }
+
+    fn may_name(&mut self, at: &At) -> Result<bool> {
+        if let Some(is_named) = self.named.get(&at.name()) {
+            return Ok(*is_named);
+        }
+        let is_named = self.named.values().filter(|is_named| **is_named).count() < NAMED_MAX
+            && self.needed.add(self.catalog, at)?;
+        self.named.insert(at.name(), is_named);
+        Ok(is_named)
+    }
+}
+
+/// A frame, by its pack and number.
+type FrameName = (PackId, u32);
+
+/// Where a frame is.
+#[derive(Clone)]
+struct At {
+    pack: Arc<OpenPack>,
+    number: u32,
+}
+
+/// A run of chunks of one frame.
+struct Span {
+    at: At,
+    slot: u32,
+    count: u32,
+}
+
+impl At {
+    fn name(&self) -> FrameName {
+        (self.pack.id, self.number)
+    }
+
+    fn frame(&self) -> Result<&Frame> {
+        self.pack.frame(self.number)
+    }
+
+    fn is_deeper(&self, depth: u8) -> Result<bool> {
+        Ok(self.frame()?.depth > depth)
+    }
+
+    /// What it takes, in millionths of what it holds.
+    fn ratio(&self) -> Result<u64> {
+        let frame = self.frame()?;
+        Ok(u64::from(frame.stored_len) * 1_000_000 / u64::from(frame.raw_len.max(1)))
+    }
+
+    /// About what one of its chunks was made of: frame and list have the same things in the same order,
+    /// nearly.
+    fn in_place_of<'s>(&self, slot: u32, list: &'s [Span]) -> Result<Vec<(&'s At, u32)>> {
+        let (slot, raw_len) = (self.pack.slot(slot)?, u64::from(self.frame()?.raw_len).max(1));
+        let mut chunks = Vec::new();
+        let mut end = 0;
+        for Span { at, slot, count } in list {
+            for slot in *slot..slot.saturating_add(*count) {
+                let start = end;
+                end += u64::from(at.pack.slot(slot)?.len);
+                chunks.push((start..end, at, slot));
+            }
+        }
+        let scaled = |offset: u64| offset * end / raw_len;
+        let from = scaled(slot.offset.into()).saturating_sub(NEAR);
+        let to = scaled((slot.offset + slot.len).into()) + NEAR;
+        let near = chunks.into_iter().filter(|(range, ..)| range.start < to && from < range.end);
+        Ok(near.map(|(_, at, slot)| (at, slot)).collect())
+    }
+
+    /// What it is compressed against. All of that is less deep, so that going on from there ends.
+    fn bases(&self, catalog: &Catalog) -> Result<Vec<Span>> {
+        let frame = self.frame()?;
+        let span = |base: &Base| {
+            let pack = match base.pack.checked_sub(1).and_then(|n| self.pack.trailer.packs.get(n as usize)) {
+                Some(id) => catalog.pack_named(id)?,
+                None => Arc::clone(&self.pack),
+            };
+            let at = At { pack, number: base.frame };
+            match at.frame()?.depth < frame.depth {
+                true => Ok(Span { at, slot: base.slot, count: base.count }),
+                false => Err(damaged_frame(&self.pack, self.number, "its bases are as deep as itself")),
+            }
+        };
+        frame.bases.iter().map(span).collect()
+    }
 }
 
 /// Where a candidate is.
 struct Place {
-    pack: Arc<OpenPack>,
-    number: u32,
+    at: At,
     slot: u32,
-    frame: u32,
 }
 
 fn located(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkId, Place>> {
@@ -274,8 +470,8 @@ fn located(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkI
                 pack
             }
         };
-        let frame = pack.slot(slot)?.frame;
-        places.insert(id, Place { pack, number, slot, frame });
+        let number = pack.slot(slot)?.frame;
+        places.insert(id, Place { at: At { pack, number }, slot });
     }
     Ok(places)
 }
@@ -283,36 +479,34 @@ fn located(catalog: &Catalog, candidates: &[Candidate]) -> Result<HashMap<ChunkI
 /// The frames that have to be decoded for a delta frame.
 #[derive(Default)]
 struct Needed {
-    frames: HashSet<(PackId, u32)>,
+    frames: HashSet<FrameName>,
     /// Their raw bytes.
     len: usize,
 }
 
 impl Needed {
+    fn has(&self, at: &At) -> bool {
+        self.frames.contains(&at.name())
+    }
+
     /// Adds what has to be decoded for a base, unless all would be too much; whether it was added.
-    fn add(&mut self, catalog: &Catalog, pack: &Arc<OpenPack>, frame: u32) -> Result<bool> {
+    fn add(&mut self, catalog: &Catalog, at: &At) -> Result<bool> {
         let (before, mut added) = (self.len, Vec::new());
-        let mut pending = vec![(Arc::clone(pack), frame)];
-        while let Some((pack, number)) = pending.pop() {
-            if !self.frames.insert((pack.id, number)) {
+        let mut pending = vec![at.clone()];
+        while let Some(at) = pending.pop() {
+            if !self.frames.insert(at.name()) {
                 continue;
             }
-            added.push((pack.id, number));
-            let frame = pack.frame(number)?;
-            self.len += frame.raw_len as usize;
+            added.push(at.name());
+            self.len += at.frame()?.raw_len as usize;
             if self.len > NEEDED_LEN_MAX {
                 self.len = before;
                 self.frames.retain(|frame| !added.contains(frame));
                 return Ok(false);
             }
-            for bases in frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame)) {
-                let base = &bases[0];
-                let holder = match base.pack.checked_sub(1).and_then(|n| pack.trailer.packs.get(n as usize)) {
-                    Some(id) => catalog.pack_named(id)?,
-                    None => Arc::clone(&pack),
-                };
-                pending.push((holder, base.frame));
-            }
+            let mut bases = at.bases(catalog)?;
+            bases.dedup_by_key(|span| span.at.name());
+            pending.extend(bases.into_iter().map(|span| span.at));
         }
         Ok(true)
     }
@@ -334,11 +528,5 @@ mod tests {
         }
         let after = [25, 26, 27, 28, 29, 30, 32, 35, 40, 49];
         assert_eq!(tried, [&[0, 1, 2, 3, 4, 5, 7, 10, 15, 24][..], &after].concat());
-    }
-
-    #[test]
-    fn chains_end_at_different_depths() {
-        let limits: HashSet<u8> = (0..=255).map(|n| depth_limit(&[(ChunkId([n; 20]), 1)])).collect();
-        assert_eq!(limits, (DEPTH_SURE..=DEPTH_LIMIT).collect());
     }
 }

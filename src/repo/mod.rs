@@ -24,6 +24,7 @@ mod place;
 pub mod protected;
 pub mod reader;
 pub mod rebuild;
+pub mod savings;
 pub mod schema;
 pub mod slots;
 pub mod snapshots;

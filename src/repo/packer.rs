@@ -5,7 +5,7 @@ use crate::codec::seal::Seal;
 use crate::error::{Error, Result};
 use crate::format::pack::{
     Base, Class, Codec, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME,
-    TRAILER_MAX, Trailer, associated_data,
+    TRAILER_MAX, Trailer, Way, associated_data,
 };
 use crate::id::{ChunkId, Hasher, PackId, RepositoryId};
 use crate::store::{Store, Upload};
@@ -169,6 +169,21 @@ impl EncodedFrame {
     /// What it takes in a pack.
     pub fn stored_len(&self) -> u64 {
         (self.stored.len() + SEAL_LEN) as u64
+    }
+
+    /// What its chunks are.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How it is stored.
+    pub fn way(&self) -> Way {
+        Way { level: self.level, is_delta: !self.bases.is_empty() }
+    }
+
+    /// The lengths of its chunks.
+    pub fn chunk_lens(&self) -> Vec<u32> {
+        self.chunks.iter().map(|(_, len)| *len).collect()
     }
 
     /// Which packs it belongs into.

@@ -1,6 +1,5 @@
 //! The command line: arguments, output, exit codes. One file a command.
 
-mod allocator;
 mod backup;
 mod changes;
 mod check;
@@ -148,7 +147,6 @@ impl Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    allocator::give_back_large_buffers();
     start(std::env::args_os())
 }
 

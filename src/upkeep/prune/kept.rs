@@ -3,7 +3,7 @@
 use super::frames::{fate, len_after};
 use super::plan::PackUse;
 use crate::error::Result;
-use crate::format::pack::{FOOTER_LEN, HEADER_LEN, Trailer};
+use crate::format::pack::Trailer;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
 use crate::repo::index::PackRecord;
@@ -54,16 +54,17 @@ impl Kept<'_> {
             return Ok(found);
         }
         let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
-        let len = |max_unused| Kept { max_unused, ..*self }.len_after(pack, &trailer);
-        found.unused = pack.len.saturating_sub(len(0.0));
-        found.gain = pack.len.saturating_sub(len(self.max_unused));
+        let gain = |max_unused| Kept { max_unused, ..*self }.gain(pack, &trailer);
+        found.unused = gain(0.0);
+        found.gain = gain(self.max_unused);
         Ok(found)
     }
 
-    fn len_after(&self, pack: &PackRecord, trailer: &Trailer) -> u64 {
-        let frames = trailer.frames.iter().zip(self.of(pack, trailer));
+    /// About how much shorter it becomes: what is kept whole is as long as it was.
+    fn gain(&self, pack: &PackRecord, trailer: &Trailer) -> u64 {
         let is_live = |slot| self.needs.is_live(pack, slot);
-        (HEADER_LEN + FOOTER_LEN) as u64
-            + frames.map(|(frame, fate)| len_after(trailer, frame, fate, is_live)).sum::<u64>()
+        let len = |frame, fate| len_after(trailer, frame, fate, is_live);
+        let gain = |(frame, fate)| len(frame, Fate::Whole).saturating_sub(len(frame, fate));
+        trailer.frames.iter().zip(self.of(pack, trailer)).map(gain).sum()
     }
 }

@@ -39,7 +39,7 @@ use crate::source::walk::{THREADS_DEFAULT, Walker};
 /// Threads that read: more than processors, since a cold disk wants many requests at once.
 const READERS_MIN: usize = 4;
 /// Batches between the scan and the assembler: at most 2 MiB of content each, or one file.
-const READ_WINDOW: usize = 6;
+const READ_WINDOW: usize = 12;
 /// Frames between the assembler and the packs: at most 4 MiB each, raw and encoded.
 const ENCODE_WINDOW: usize = 4;
 /// The scan recurses into directories, up to `walk::DEPTH_MAX` deep.

@@ -602,7 +602,7 @@ def change_rows(folder):
 
 def run_all(repository_folder, against):
     repository = Repository(repository_folder)
-    for id, snapshot in repository.snapshots():
+    for id, snapshot in sorted(repository.snapshots(), key=lambda found: found[1]["time"]):
         found = {}
         roots = repository.roots(snapshot)
         for entry in roots:

@@ -145,21 +145,38 @@ impl Decoder {
         Ok(Self(decoder))
     }
 
-    /// The frame's raw bytes, `raw_len` of them, of a frame that was compressed against `prefix`;
-    /// `None` if `stored` is not such a frame.
-    pub fn decode(&mut self, codec: Codec, stored: &[u8], prefix: &[u8], raw_len: usize) -> Option<Vec<u8>> {
-        let mut scratch = Vec::new();
+    /// The frame's raw bytes, `raw_len` of them, of a frame that was compressed against `prefix`, into
+    /// memory that may have been used before; `None` if `stored` is not such a frame.
+    pub fn decode(
+        &mut self,
+        codec: Codec,
+        stored: &[u8],
+        prefix: &[u8],
+        raw_len: usize,
+        raw: &mut Vec<u8>,
+    ) -> Option<()> {
+        raw.clear();
         match codec {
-            Codec::Raw => self.decode_in(codec, stored, prefix, raw_len, &mut scratch).map(<[u8]>::to_vec),
+            Codec::Raw => raw.extend_from_slice(stored),
             Codec::Zstd => {
-                self.decode_in(codec, stored, prefix, raw_len, &mut scratch)?;
-                Some(scratch)
+                // What is claimed and cannot be there is not allocated.
+                if raw_len > (stored.len() / BLOCK_STORED_MIN + 1) * BLOCK_RAW_MAX {
+                    return None;
+                }
+                raw.reserve_exact(raw_len);
+                if prefix.is_empty() {
+                    self.0.decompress_to_buffer(stored, raw).ok()?;
+                } else {
+                    let mut context = DCtx::try_create()?;
+                    context.ref_prefix(prefix).ok()?;
+                    context.decompress(raw, stored).ok()?;
+                }
             }
         }
+        (raw.len() == raw_len).then_some(())
     }
 
-    /// As [`Decoder::decode`], in memory that can be used again: what is not compressed is not
-    /// even copied.
+    /// The same, but what is not compressed is not even copied.
     pub fn decode_in<'a>(
         &mut self,
         codec: Codec,
@@ -168,26 +185,13 @@ impl Decoder {
         raw_len: usize,
         scratch: &'a mut Vec<u8>,
     ) -> Option<&'a [u8]> {
-        let raw = match codec {
-            Codec::Raw => stored,
+        match codec {
+            Codec::Raw => (stored.len() == raw_len).then_some(stored),
             Codec::Zstd => {
-                // What is claimed and cannot be there is not allocated.
-                if raw_len > (stored.len() / BLOCK_STORED_MIN + 1) * BLOCK_RAW_MAX {
-                    return None;
-                }
-                scratch.clear();
-                scratch.reserve(raw_len);
-                if prefix.is_empty() {
-                    self.0.decompress_to_buffer(stored, scratch).ok()?;
-                } else {
-                    let mut context = DCtx::try_create()?;
-                    context.ref_prefix(prefix).ok()?;
-                    context.decompress(scratch, stored).ok()?;
-                }
-                scratch.as_slice()
+                self.decode(codec, stored, prefix, raw_len, scratch)?;
+                Some(scratch)
             }
-        };
-        (raw.len() == raw_len).then_some(raw)
+        }
     }
 }
 
@@ -206,17 +210,21 @@ mod tests {
         Encoder::new(level).unwrap().encode(raw).unwrap()
     }
 
+    fn decode(codec: Codec, stored: &[u8], prefix: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+        let mut raw = Vec::new();
+        Decoder::new().unwrap().decode(codec, stored, prefix, raw_len, &mut raw).map(|()| raw)
+    }
+
     #[test]
     fn frames_come_back_at_every_level() {
         let text: Vec<u8> = (0..400_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
         for level in [0, 1, 3, 6, 14] {
             let (codec, stored) = encode(level, &text);
             assert_eq!(codec == Codec::Raw, level == 0);
-            let mut decoder = Decoder::new().unwrap();
-            assert_eq!(decoder.decode(codec, &stored, &[], text.len()).as_ref(), Some(&text));
-            assert_eq!(decoder.decode(codec, &stored, &[], text.len() - 1), None);
-            assert_eq!(decoder.decode(codec, &stored, &[], text.len() + 1), None);
-            assert_eq!(decoder.decode(Codec::Zstd, &text[..100], &[], 100), None);
+            assert_eq!(decode(codec, &stored, &[], text.len()).as_ref(), Some(&text));
+            assert_eq!(decode(codec, &stored, &[], text.len() - 1), None);
+            assert_eq!(decode(codec, &stored, &[], text.len() + 1), None);
+            assert_eq!(decode(Codec::Zstd, &text[..100], &[], 100), None);
         }
     }
 
@@ -228,18 +236,17 @@ mod tests {
         after[500_000..500_100].fill(7);
         let stored = Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap().unwrap();
         assert!(stored.len() < 2000, "{}", stored.len());
-        let mut decoder = Decoder::new().unwrap();
-        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before, after.len()).as_ref(), Some(&after));
-        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before[1..], after.len()), None);
-        assert_eq!(decoder.decode(Codec::Zstd, &stored, &before, after.len() + 1), None);
-        assert_eq!(decoder.decode(Codec::Zstd, &stored[1..], &before, after.len()), None);
+        assert_eq!(decode(Codec::Zstd, &stored, &before, after.len()).as_ref(), Some(&after));
+        assert_eq!(decode(Codec::Zstd, &stored, &before[1..], after.len()), None);
+        assert_eq!(decode(Codec::Zstd, &stored, &before, after.len() + 1), None);
+        assert_eq!(decode(Codec::Zstd, &stored[1..], &before, after.len()), None);
     }
 
     #[test]
     fn a_prefix_that_looks_like_a_dictionary_is_none() {
         let before = [&[0x37, 0xa4, 0x30, 0xec][..], &noise(100_000)].concat();
         let stored = Encoder::new(3).unwrap().encode_delta(&before.clone(), &before).unwrap().unwrap();
-        let decoded = Decoder::new().unwrap().decode(Codec::Zstd, &stored, &before, before.len());
+        let decoded = decode(Codec::Zstd, &stored, &before, before.len());
         assert_eq!(decoded, Some(before));
     }
 
@@ -254,9 +261,8 @@ mod tests {
     fn the_densest_frame_comes_back_and_a_denser_one_is_not_believed() {
         let zeros = vec![0; 8 << 20];
         let (codec, stored) = encode(3, &zeros);
-        let mut decoder = Decoder::new().unwrap();
-        assert_eq!(decoder.decode(codec, &stored, &[], zeros.len()), Some(zeros));
-        let mut scratch = Vec::new();
+        assert_eq!(decode(codec, &stored, &[], zeros.len()), Some(zeros));
+        let (mut decoder, mut scratch) = (Decoder::new().unwrap(), Vec::new());
         assert_eq!(decoder.decode_in(codec, &stored[..20], &[], 8 << 20, &mut scratch), None);
         assert_eq!(scratch.capacity(), 0);
     }

@@ -155,15 +155,18 @@ impl Catalog {
     }
 
     /// Where the raw bytes of a frame that others have as base are kept, or will be.
-    pub(super) fn base(&self, pack: &OpenPack, frame: u32) -> Result<Arc<BaseFrame>> {
+    pub(super) fn base(&self, pack: &OpenPack, frame: u32) -> Result<(Arc<BaseFrame>, Vec<u8>)> {
         let key = (pack.id, frame);
         let mut bases = lock(&self.bases)?;
         if let Some(base) = bases.get(&key) {
-            return Ok(Arc::clone(base));
+            return Ok((Arc::clone(base), Vec::new()));
         }
         let base = Arc::new(BaseFrame::default());
-        bases.put(key, Arc::clone(&base), pack.frame(frame)?.raw_len as usize);
-        Ok(base)
+        let len = pack.frame(frame)?.raw_len as usize;
+        let gone = bases.put(key, Arc::clone(&base), len);
+        drop(bases);
+        let memory = gone.into_iter().filter_map(|(_, base)| memory_of(base));
+        Ok((base, memory.into_iter().find(|memory| fits(memory, len)).unwrap_or_default()))
     }
 
     /// A decoded tree node.
@@ -215,7 +218,9 @@ impl Catalog {
         let number = pack.slot(place.slot).map_err(one)?.frame;
         let frame = pack.frame(number).map_err(one)?;
         let all = |error| (error, Slots::range(frame.slot, frame.chunks));
-        let raw = self.reader.frame(&pack, number, &[], &mut nodes.decoder).map_err(all)?;
+        let (mut stored, mut raw) = (Vec::new(), Vec::new());
+        let memory = [&mut stored, &mut raw];
+        self.reader.frame(&pack, number, &[], &mut nodes.decoder, memory).map_err(all)?;
         let slots = pack.trailer.slots_of(frame);
         for slot in slots {
             self.reader.chunk(&pack, slot, &raw).map_err(all)?;
@@ -223,6 +228,16 @@ impl Catalog {
         nodes.put(raw, slots.iter().map(|slot| (slot.id, slot.offset, slot.len)));
         Ok(())
     }
+}
+
+/// The memory of a frame that nobody uses any more.
+fn memory_of(base: Arc<BaseFrame>) -> Option<Vec<u8>> {
+    Arc::into_inner(base)?.into_inner().ok().flatten().and_then(Arc::into_inner)
+}
+
+/// Whether memory is enough for so many bytes, and not much more than is counted for them.
+fn fits(memory: &Vec<u8>, len: usize) -> bool {
+    (len..=len + len / 8).contains(&memory.capacity())
 }
 
 fn missing_node(kind: Kind, id: &ChunkId) -> Error {

@@ -21,29 +21,48 @@ pub struct FrameReader<'c> {
     decoder: Decoder,
     /// Of [`DECODED_MAX`], what is left for this frame.
     left: usize,
+    memory: Memory,
+}
+
+/// What was used for one frame and can be for the next: fresh memory costs as much as decoding into it.
+#[derive(Default)]
+struct Memory {
+    stored: Vec<u8>,
+    prefix: Vec<u8>,
+    raw: Vec<u8>,
 }
 
 impl<'c> FrameReader<'c> {
     /// Of a repository. Frames that are met as bases are kept in its catalog, for all threads.
     pub fn new(catalog: &'c Catalog) -> Result<Self> {
-        Ok(Self { catalog, decoder: Decoder::new()?, left: 0 })
+        Ok(Self { catalog, decoder: Decoder::new()?, left: 0, memory: Memory::default() })
     }
 
     /// Reads a frame; its raw bytes. Chunk ids are not checked here.
     pub fn frame(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
-        self.frame_and_prefix(pack, number).map(|(raw, _)| raw)
-    }
-
-    /// The same, and what it is compressed against.
-    pub fn frame_and_prefix(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         self.left = DECODED_MAX;
-        self.decode(pack, number)
+        let raw = std::mem::take(&mut self.memory.raw);
+        self.decode(pack, number, raw)
     }
 
-    fn decode(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
-        let prefix = self.prefix(pack, number)?;
-        let raw = self.catalog.reader().frame(pack, number, &prefix, &mut self.decoder)?;
-        Ok((raw, prefix))
+    /// Takes a frame's memory back, for the next one.
+    pub fn reuse(&mut self, raw: Vec<u8>) {
+        self.memory.raw = raw;
+    }
+
+    /// As [`FrameReader::frame`], and what it is compressed against.
+    pub fn frame_and_prefix(&mut self, pack: &OpenPack, number: u32) -> Result<(Vec<u8>, Vec<u8>)> {
+        let raw = self.frame(pack, number)?;
+        Ok((raw, std::mem::take(&mut self.memory.prefix)))
+    }
+
+    /// Decodes a frame into `raw`; what it is compressed against stays in this reader's memory.
+    fn decode(&mut self, pack: &OpenPack, number: u32, mut raw: Vec<u8>) -> Result<Vec<u8>> {
+        self.prepare(pack, number)?;
+        let Memory { stored, prefix, .. } = &mut self.memory;
+        let memory = [stored, &mut raw];
+        self.catalog.reader().frame(pack, number, prefix, &mut self.decoder, memory)?;
+        Ok(raw)
     }
 
     /// As [`FrameReader::frame`], of bytes that were read already and in memory that can be used
@@ -56,14 +75,15 @@ impl<'c> FrameReader<'c> {
         scratch: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
         self.left = DECODED_MAX;
-        let prefix = self.prefix(pack, number)?;
-        self.catalog.reader().open_frame(pack, number, stored, &prefix, &mut self.decoder, scratch)
+        self.prepare(pack, number)?;
+        let (decoder, prefix) = (&mut self.decoder, &self.memory.prefix);
+        self.catalog.reader().open_frame(pack, number, stored, prefix, decoder, scratch)
     }
 
-    /// What a frame is compressed against: its bases' chunks, one after the other. All
+    /// Puts together what a frame is compressed against: its bases' chunks, one after the other. All
     /// are decoded before any of it is put together: they may need others in turn, and held at
     /// every step that could be anything.
-    fn prefix(&mut self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
+    fn prepare(&mut self, pack: &OpenPack, number: u32) -> Result<()> {
         let frame = pack.frame(number)?;
         let frames = || frame.bases.chunk_by(|a, b| (a.pack, a.frame) == (b.pack, b.frame));
         let len = self.prefix_len(pack, number)?;
@@ -76,7 +96,9 @@ impl<'c> FrameReader<'c> {
             }
             self.base_of(holder, bases[0].frame)?;
         }
-        let mut prefix = Vec::with_capacity(len);
+        let mut prefix = std::mem::take(&mut self.memory.prefix);
+        prefix.clear();
+        prefix.reserve_exact(len);
         for bases in frames() {
             let holder = self.holder(pack, &bases[0])?;
             let holder = holder.as_deref().unwrap_or(pack);
@@ -88,7 +110,8 @@ impl<'c> FrameReader<'c> {
                 prefix.extend_from_slice(bytes);
             }
         }
-        Ok(prefix)
+        self.memory.prefix = prefix;
+        Ok(())
     }
 
     /// How long it will be, before anything is decoded for it.
@@ -124,14 +147,14 @@ impl<'c> FrameReader<'c> {
     }
 
     fn base_of(&mut self, pack: &OpenPack, number: u32) -> Result<Arc<Vec<u8>>> {
-        let base = self.catalog.base(pack, number)?;
+        let (base, memory) = self.catalog.base(pack, number)?;
         let mut decoded = lock(&base)?;
         if let Some(raw) = &*decoded {
             return Ok(Arc::clone(raw));
         }
         let left = self.left.checked_sub(pack.frame(number)?.raw_len as usize);
         self.left = left.ok_or_else(|| damaged_frame(pack, number, "too much is to be decoded for it"))?;
-        let raw = Arc::new(self.decode(pack, number)?.0);
+        let raw = Arc::new(self.decode(pack, number, memory)?);
         *decoded = Some(Arc::clone(&raw));
         Ok(raw)
     }

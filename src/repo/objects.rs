@@ -42,8 +42,10 @@ pub fn open_object(
         .object_seal(&header.salt)?
         .open(0, &bound(repository, &header), body)
         .ok_or_else(|| damaged("its seal is broken"))?;
+    let mut raw = Vec::new();
     Decoder::new()?
-        .decode(header.codec, plain, &[], header.raw_len as usize)
+        .decode(header.codec, plain, &[], header.raw_len as usize, &mut raw)
+        .map(|()| raw)
         .ok_or_else(|| damaged("it does not decompress to what it should"))
 }
 

@@ -120,33 +120,38 @@ impl PackReader {
         Ok(footer.check())
     }
 
-    /// Reads frame `number` of a pack; its raw bytes. `prefix` is what it is compressed against:
-    /// its bases' chunks. Chunk ids are not checked here.
+    /// Reads frame `number` of a pack: its bytes as they are in the store into `stored`, and what
+    /// they stand for into `raw`, memory that may have been used before. `prefix` is what it is
+    /// compressed against: its bases' chunks. Chunk ids are not checked here.
     pub fn frame(
         &self,
         pack: &OpenPack,
         number: u32,
         prefix: &[u8],
         decoder: &mut Decoder,
-    ) -> Result<Vec<u8>> {
+        [stored, raw]: [&mut Vec<u8>; 2],
+    ) -> Result<()> {
         let frame = pack.frame(number)?;
-        let mut stored = vec![0; frame.stored_len as usize];
-        self.store.get(&layout::pack(&pack.id), frame.offset, &mut stored)?;
-        let plain = self.unseal(pack, number, &mut stored)?;
+        self.read(pack, frame, stored)?;
+        let plain = self.unseal(pack, number, stored)?;
         decoder
-            .decode(frame.codec, plain, prefix, frame.raw_len as usize)
+            .decode(frame.codec, plain, prefix, frame.raw_len as usize, raw)
             .ok_or_else(|| damaged_frame(pack, number, NOT_DECODED))
     }
 
     /// Frame `number` of a pack as it was stored: opened, so surely what was written, and not
     /// decompressed.
     pub fn stored_frame(&self, pack: &OpenPack, number: u32) -> Result<Vec<u8>> {
-        let frame = pack.frame(number)?;
-        let mut stored = vec![0; frame.stored_len as usize];
-        self.store.get(&layout::pack(&pack.id), frame.offset, &mut stored)?;
+        let mut stored = Vec::new();
+        self.read(pack, pack.frame(number)?, &mut stored)?;
         let len = self.unseal(pack, number, &mut stored)?.len();
         stored.truncate(len);
         Ok(stored)
+    }
+
+    fn read(&self, pack: &OpenPack, frame: &Frame, stored: &mut Vec<u8>) -> Result<()> {
+        stored.resize(frame.stored_len as usize, 0);
+        self.store.get(&layout::pack(&pack.id), frame.offset, stored)
     }
 
     /// As [`PackReader::frame`], of bytes that were read already and in memory that can be used

@@ -349,6 +349,9 @@ impl Worker<'_> {
             }
         }
         let bytes = found.iter().map(|found| u64::from(piece(found).len)).sum();
+        if let Some(raw) = frame.ok().and_then(|(_, raw)| Arc::into_inner(raw)) {
+            self.frames.reuse(raw);
+        }
         self.context.observer.event(Event::Advance { bytes, files: local.files });
         let mut written = written.lock().map_err(|_| Error::Internal("a writer ended early"))?;
         written.counts += local.counts;

@@ -284,7 +284,9 @@ fn chunks(kind: Kind) -> Vec<Vec<u8>> {
     for (reader, pack) in open_packs() {
         for (number, frame) in pack.trailer.frames.iter().enumerate().filter(|(_, frame)| frame.kind == kind)
         {
-            let raw = reader.frame(&pack, number as u32, &[], &mut decoder).unwrap();
+            let (mut stored, mut raw) = (Vec::new(), Vec::new());
+            let memory = [&mut stored, &mut raw];
+            reader.frame(&pack, number as u32, &[], &mut decoder, memory).unwrap();
             let slots = pack.trailer.slots_of(frame);
             found.extend(slots.iter().map(|slot| reader.chunk(&pack, slot, &raw).unwrap().to_vec()));
         }
@@ -379,9 +381,10 @@ fn frame(bytes: &[u8]) -> bool {
         return false;
     }
     let stored = reader.take(reader.remaining()).unwrap();
-    let raw = Decoder::new().unwrap().decode(codec, stored, &[], raw_len as usize);
-    assert!(raw.as_ref().is_none_or(|raw| raw.len() == raw_len as usize));
-    raw.is_some()
+    let mut raw = Vec::new();
+    let decoded = Decoder::new().unwrap().decode(codec, stored, &[], raw_len as usize, &mut raw);
+    assert!(decoded.is_none_or(|()| raw.len() == raw_len as usize));
+    decoded.is_some()
 }
 
 fn frames() -> Vec<Vec<u8>> {

@@ -18,7 +18,7 @@ use varv::repo::{Intent, OpenOptions, Repo};
 
 const NIGHTS: u64 = 12;
 /// Likewise: the steps of a chain.
-const DEPTH_MAX: u8 = 5;
+const DEPTH_MAX: u8 = 4;
 const LEN: usize = 16 << 20;
 /// As docs/architecture.md says: raw bytes of all frames that one delta frame needs.
 const NEEDED_MAX: u64 = 32 << 20;

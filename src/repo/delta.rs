@@ -19,15 +19,16 @@ use crate::format::pack::{BASES_MAX, Base, Codec, Frame, PREFIX_MAX};
 use crate::id::{ChunkId, PackId};
 
 /// Chains are no deeper than this: each step is decoded again by who reads the last one.
-const DEPTH_LIMIT: u8 = 5;
+const DEPTH_LIMIT: u8 = 4;
 /// Where one is, the next is made against what is further up, until that takes this share, in
 /// 64ths, of what that itself took: then it is time for another one to be made against. Chance
 /// decides within these, so that not all is begun anew in one night.
 const REBASE_64THS: std::ops::Range<u64> = 24..44;
 /// Frames that a delta frame may name directly: restoring one file should not decode a hundred.
 const NAMED_MAX: usize = 16;
-/// A delta frame is not decoded for less than this part of the candidates that another one has.
-const FEW: u32 = 32;
+/// A delta frame is not decoded for less than this part of the candidates that another one has: each
+/// night leaves some behind in the frames of the night before.
+const FEW: u32 = 4;
 /// How far from its place in a frame something may be that is in its place in the frame's bases.
 const NEAR: u64 = 32 << 10;
 /// A frame has many of the candidates if it has this part of what the one with most has.
@@ -55,6 +56,8 @@ pub struct DeltaEncoder<'c> {
     frames: FrameReader<'c>,
     encoder: Encoder,
     level: i8,
+    /// What the last frame was compressed against: memory to be used again.
+    prefix: Vec<u8>,
     /// Packs that bases lie in, of all encoders.
     used: Arc<Mutex<HashSet<PackId>>>,
     pause: Pause,
@@ -109,7 +112,7 @@ impl<'c> DeltaEncoder<'c> {
     /// The packs that bases lie in are added to `used`.
     pub fn new(catalog: &'c Catalog, used: Arc<Mutex<HashSet<PackId>>>) -> Result<Self> {
         let (frames, encoder) = (FrameReader::new(catalog)?, Encoder::new(0)?);
-        Ok(Self { catalog, frames, encoder, level: 0, used, pause: Pause::default() })
+        Ok(Self { catalog, frames, encoder, level: 0, prefix: Vec::new(), used, pause: Pause::default() })
     }
 
     /// Compresses a frame at a zstd level, if that pays, and against its candidates, if that pays
@@ -151,11 +154,13 @@ impl<'c> DeltaEncoder<'c> {
             self.pause.note(false);
             return Ok(None);
         };
-        let mut prefix = Vec::new();
+        self.prefix.clear();
         for run in &bases.runs {
-            prefix.extend_from_slice(&self.frames.base(&run.at.pack, run.at.number)?[run.range()?]);
+            let base = self.frames.base(&run.at.pack, run.at.number)?;
+            self.prefix.extend_from_slice(&base[run.range()?]);
         }
-        let stored = self.encoder.encode_delta(&frame.raw, &prefix)?.filter(|stored| stored.len() < alone);
+        let stored =
+            self.encoder.encode_delta(&frame.raw, &self.prefix)?.filter(|stored| stored.len() < alone);
         self.pause.note(stored.is_some());
         Ok(stored.map(|stored| (stored, bases)))
     }
@@ -215,10 +220,10 @@ fn choose(catalog: &Catalog, candidates: &[Candidate], chunks: &[(ChunkId, u32)]
         chooser.weigh(at, *count, *most)?;
     }
     for candidate in candidates {
-        if let Some(Place { at, slot }) = places.get(&candidate.id)
-            && chooser.worth_it.contains(&at.name())
-        {
-            chooser.reach(at, *slot, candidate.chunk, true)?;
+        let Some(Place { at, slot }) = places.get(&candidate.id) else { continue };
+        match chooser.worth_it.contains(&at.name()) {
+            true => chooser.reach(at, *slot, candidate.chunk, true)?,
+            false => chooser.reach_above(at, *slot, candidate.chunk)?,
         }
     }
     Ok(chooser.bases)
@@ -304,8 +309,10 @@ struct Chooser<'c> {
     needed: Needed,
     /// What frames that are too deep are compressed against.
     lists: HashMap<FrameName, Arc<Vec<Span>>>,
-    /// Chunks that were met.
+    /// Chunks that were met, …
     met: HashSet<(PackId, u32)>,
+    /// … and those that were passed by, on the way up.
+    passed: HashSet<(PackId, u32)>,
     bases: Bases,
 }
 
@@ -319,6 +326,7 @@ impl<'c> Chooser<'c> {
             needed: Needed::default(),
             lists: HashMap::new(),
             met: HashSet::new(),
+            passed: HashSet::new(),
             bases: Bases::default(),
         }
     }
@@ -349,6 +357,21 @@ impl<'c> Chooser<'c> {
         let len = self.bases.len + at.pack.slot(slot)?.len as usize;
         if len <= PREFIX_MAX && self.bases.runs.len() < BASES_MAX && self.may_name(at)? {
             self.bases.push(at, slot, like, is_direct)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what is in a chunk's place further up, in the first frames that are decoded anyway.
+    fn reach_above(&mut self, at: &At, slot: u32, like: u32) -> Result<()> {
+        if !self.passed.insert((at.pack.id, slot)) {
+            return Ok(());
+        }
+        let list = self.list(at)?;
+        for (at, slot) in at.in_place_of(slot, &list)? {
+            match self.needed.has(at) {
+                true => self.reach(at, slot, like, false)?,
+                false => self.reach_above(at, slot, like)?,
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 
 mod merge;
 mod run;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -16,21 +17,18 @@ mod tests;
 pub use super::schema::{Access, is_corrupt, is_unwritable};
 pub use merge::Merge;
 
-use super::filter::Filter;
-use super::schema::{self, During, damaged};
+use super::schema::{self, During};
 use crate::error::{IoContext, Result};
 use crate::format::bad::{Bad, Slots};
 use crate::format::pack::Class;
 use crate::id::{ChunkId, Key, PackId, RepositoryId, SnapshotId, mac};
-use run::{Finder, Row, Run, RunReader, RunWriter, Seal};
+use run::Seal;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use std::collections::{HashMap, HashSet};
+use state::{LoadedRun, State};
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use tables::{
-    Meta, check_order, data_version, delete_packs, has_suspect, has_suspects, insert_pack, insert_run,
-    insert_suspects, live_chunks, read_packs, read_runs,
-};
+use tables::{Meta, delete_packs, has_suspect, has_suspects, insert_suspects};
 
 /// What the filters may take of the memory: enough for 70 million chunks.
 pub const FILTERS_MAX: u64 = 96 << 20;
@@ -371,219 +369,6 @@ impl Index {
             }
         }
         self.db.close().map_err(|(_, e)| e).during("be closed")
-    }
-}
-
-/// What of the database is kept in memory.
-struct State {
-    key: Key,
-    meta: Meta,
-    packs: Vec<PackRecord>,
-    runs: Vec<LoadedRun>,
-    filters_max: u64,
-    /// SQLite's number for what other processes did; none before the first read.
-    data_version: Option<i64>,
-    /// Places that no look-up leads to.
-    bad: Bad,
-}
-
-struct LoadedRun {
-    entry: Run,
-    filter: Option<Filter>,
-}
-
-impl LoadedRun {
-    fn new(entry: Run) -> Self {
-        Self { entry, filter: None }
-    }
-
-    fn may_contain(&self, id: &ChunkId) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.contains(id))
-    }
-}
-
-/// What a transaction of additions will have added once it is committed.
-struct Added {
-    meta: Meta,
-    packs: Vec<PackRecord>,
-    run: Option<Run>,
-}
-
-impl State {
-    fn new(key: Key) -> Self {
-        let meta = Meta {
-            repository: RepositoryId([0; 16]),
-            next_pack: 0,
-            next_ordinal: 0,
-            next_run: 0,
-            removals: 0,
-        };
-        Self {
-            key,
-            meta,
-            packs: Vec::new(),
-            runs: Vec::new(),
-            filters_max: 0,
-            data_version: None,
-            bad: Bad::default(),
-        }
-    }
-
-    /// Reads again what other processes changed; inside of the transaction that relies on it.
-    fn follow(&mut self, db: &Connection) -> Result<()> {
-        let version = data_version(db).during("be read")?;
-        if self.data_version != Some(version) {
-            self.read(db)?;
-            self.data_version = Some(version);
-        }
-        Ok(())
-    }
-
-    /// On an error, part of what was known is gone, and the next read is of everything.
-    fn read(&mut self, db: &Connection) -> Result<()> {
-        let version = self.data_version.take();
-        let meta = Meta::read(db, &self.key)?;
-        // Packs are many and only ever added at the end, but for removals.
-        let kept = match version.is_some() && meta.removals == self.meta.removals {
-            true => self.meta.next_pack,
-            false => 0,
-        };
-        self.packs.truncate(self.packs.partition_point(|pack| pack.number < kept));
-        read_packs(db, &self.key, kept, &mut self.packs)?;
-        check_order(&self.packs, &meta)?;
-        let mut filters: HashMap<u64, Option<Filter>> =
-            self.runs.drain(..).map(|run| (run.entry.number, run.filter)).collect();
-        for entry in read_runs(db, &self.key)? {
-            let filter = filters.remove(&entry.number).flatten();
-            self.runs.push(LoadedRun { entry, filter });
-        }
-        self.meta = meta;
-        self.data_version = version;
-        Ok(())
-    }
-
-    fn load_filters(&mut self, db: &Connection) -> Result<()> {
-        let mut free = self.filters_max;
-        self.runs.sort_by_key(|run| run.entry.rows);
-        for run in &mut self.runs {
-            let memory = run.entry.filter_memory();
-            match memory <= free {
-                true if run.filter.is_some() => {}
-                true => run.filter = run::load_filter(db, &self.key, &run.entry)?,
-                false => run.filter = None,
-            }
-            free = free.saturating_sub(memory);
-        }
-        Ok(())
-    }
-
-    fn add(&self, db: &Connection, packs: &[NewPack]) -> Result<Added> {
-        let mut added = Added { meta: self.meta, packs: Vec::new(), run: None };
-        let mut rows = Vec::new();
-        for pack in packs {
-            let record = added.meta.record(pack)?;
-            if insert_pack(db, &self.key, &record, added.meta.next_run).during("add packs")? {
-                added.meta.next_pack += 1;
-                added.meta.next_ordinal = record.end_ordinal();
-                rows.extend((record.first_ordinal..).zip(pack.ids).map(|(ordinal, &id)| Row { id, ordinal }));
-                added.packs.push(record);
-            }
-        }
-        if !rows.is_empty() {
-            rows.sort_unstable();
-            added.run = Some(self.write_run(db, added.meta.next_run, &rows)?);
-        }
-        if !added.packs.is_empty() {
-            added.meta.next_run += 1;
-            added.meta.update(db, &self.key).during("add packs")?;
-        }
-        Ok(added)
-    }
-
-    fn write_run(&self, db: &Connection, number: u64, rows: &[Row]) -> Result<Run> {
-        let count = rows.len() as u64;
-        let mut writer = RunWriter::create(db, &self.key, number, merge::level_of(count), count)?;
-        for row in rows {
-            writer.push(row)?;
-        }
-        let run = writer.finish()?;
-        insert_run(db, &self.key, &run).during("add packs")?;
-        Ok(run)
-    }
-
-    fn location(&self, ordinal: u64) -> Option<Location> {
-        let (pack, slot) = self.place(ordinal)?;
-        Some(Location { pack: pack.number, slot })
-    }
-
-    fn place(&self, ordinal: u64) -> Option<(&PackRecord, u32)> {
-        let after = self.packs.partition_point(|pack| pack.first_ordinal <= ordinal);
-        let pack = self.packs.get(after.checked_sub(1)?)?;
-        let slot = u32::try_from(ordinal - pack.first_ordinal).ok()?;
-        (slot < pack.chunks).then_some((pack, slot))
-    }
-
-    /// Where the chunk with this ordinal is, if that is not known to be bad.
-    fn good_location(&self, ordinal: u64) -> Option<Location> {
-        let (pack, slot) = self.place(ordinal)?;
-        let is_bad = !self.bad.packs.is_empty() && self.bad.contains(&pack.id, slot);
-        (!is_bad).then_some(Location { pack: pack.number, slot })
-    }
-
-    fn locate(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
-        let mut found = vec![None; ids.len()];
-        let mut open: Vec<usize> = (0..ids.len()).collect();
-        open.sort_unstable_by_key(|&at| ids[at]);
-        for run in self.largest_first() {
-            let mut finder = Finder::new(db, &self.key, run.entry.number)?;
-            for &at in open.iter().filter(|&&at| run.may_contain(&ids[at])) {
-                found[at] = finder.find(&ids[at], |ordinal| self.good_location(ordinal))?;
-            }
-            open.retain(|&at| found[at].is_none());
-        }
-        Ok(found)
-    }
-
-    fn copies(&self, db: &Connection, id: &ChunkId) -> Result<Vec<Location>> {
-        let mut found = Vec::new();
-        for run in self.runs.iter().filter(|run| run.may_contain(id)) {
-            Finder::new(db, &self.key, run.entry.number)?.find(id, |ordinal| {
-                found.extend(self.location(ordinal));
-                None::<()>
-            })?;
-        }
-        Ok(found)
-    }
-
-    /// Most ids are in the largest run, and what was found there is looked up nowhere else.
-    fn largest_first(&self) -> Vec<&LoadedRun> {
-        let mut runs: Vec<&LoadedRun> = self.runs.iter().collect();
-        runs.sort_by_key(|run| std::cmp::Reverse(run.entry.rows));
-        runs
-    }
-
-    fn scan(&self, db: &Connection, mut f: impl FnMut(&Row) -> Result<()>) -> Result<()> {
-        for run in &self.runs {
-            let mut statement = run::scan(db, &run.entry)?;
-            let mut reader = RunReader::new(&self.key, &run.entry, &mut statement)?;
-            while let Some(row) = reader.next()? {
-                f(&row)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// That the filters are whole, and no run is missing that a pack's chunks are in.
-    fn check_runs(&self, db: &Connection) -> Result<()> {
-        for run in &self.runs {
-            run::check_filter(db, &self.key, &run.entry)?;
-        }
-        let runs: HashSet<u64> = self.runs.iter().map(|run| run.entry.number).collect();
-        let live = live_chunks(db).during("be checked")?;
-        match live.keys().all(|run| runs.contains(run)) {
-            true => Ok(()),
-            false => Err(damaged("it lists packs without their chunks")),
-        }
     }
 }
 

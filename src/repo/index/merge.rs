@@ -5,8 +5,9 @@
 //! belongs to vanished packs is written anew by itself.
 
 use super::run::{self, Row, Run, RunReader, RunWriter};
+use super::state::State;
 use super::tables::{Meta, insert_run, live_chunks};
-use super::{Index, State, read};
+use super::{Index, read};
 use crate::error::Result;
 use crate::repo::schema::{During, without_waiting};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};

@@ -2,7 +2,8 @@
 
 use super::super::checkpoint::{Progress, settled_from};
 use super::super::frames::Stream;
-use super::{Assembler, Large, VolumeRead, root_info, take_over};
+use super::content::{Large, take_over};
+use super::{Assembler, VolumeRead, root_info};
 use crate::error::Result;
 use crate::format::hashtree;
 use crate::format::map::Extent;

@@ -5,6 +5,7 @@
 //! may be open to other users, since it says which commands are run.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, IoContext, Result};
+use crate::lvm::FreeBlocks;
 use crate::upkeep::retention::{Policies, Policy};
 
 /// The file for the whole machine.
@@ -52,8 +54,10 @@ pub struct Repository {
 pub struct Profile {
     /// A name of `repositories`; not needed if there is only one.
     pub repository: Option<String>,
-    /// Without any, nothing is backed up.
+    /// Without any, and without volumes and a command, nothing is backed up.
     pub sources: Vec<Absolute>,
+    /// A command whose output is backed up with the sources.
+    pub from_command: Option<FromCommand>,
     pub label: Option<String>,
     pub host: Option<String>,
     pub tags: Vec<String>,
@@ -68,6 +72,10 @@ pub struct Profile {
     pub read_devices: bool,
     pub read_errors: Option<String>,
     pub force_read: bool,
+    pub no_delta: bool,
+    /// `partclone`, or the path of a map.
+    #[serde(deserialize_with = "free_blocks")]
+    pub free_blocks: Option<OsString>,
     pub metrics: Option<Absolute>,
     /// Logical volumes, backed up together with the sources.
     pub lvm: Option<Lvm>,
@@ -84,6 +92,14 @@ pub struct Profile {
     pub check: Option<Check>,
 }
 
+/// A stream: its name, and what prints it, without a shell.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FromCommand {
+    pub name: String,
+    pub command: Vec<String>,
+}
+
 /// Options of `lvm backup`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -94,6 +110,7 @@ pub struct Lvm {
     pub pool_limit: Option<Value>,
     pub spot_check: Option<Value>,
     pub full_every: Option<String>,
+    pub checkpoint_every: Option<Value>,
     pub freeze: bool,
 }
 
@@ -141,14 +158,27 @@ pub struct Absolute(pub PathBuf);
 
 impl<'de> Deserialize<'de> for Absolute {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let path = PathBuf::deserialize(deserializer)?;
+        Self::new(PathBuf::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Absolute {
+    fn new(path: PathBuf) -> Result<Self, String> {
         match path.is_absolute() {
             true => Ok(Self(path)),
-            false => Err(D::Error::custom(format!(
+            false => Err(format!(
                 "'{}' is no absolute path: write it from / on, such as /etc/varv",
                 path.display()
-            ))),
+            )),
         }
+    }
+}
+
+fn free_blocks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OsString>, D::Error> {
+    let word = OsString::from(String::deserialize(deserializer)?);
+    match FreeBlocks::parse(&word) {
+        FreeBlocks::Partclone => Ok(Some(word)),
+        FreeBlocks::Map(path) => Absolute::new(path).map(|_| Some(word)).map_err(D::Error::custom),
     }
 }
 
@@ -318,6 +348,8 @@ mod tests {
     fn values_are_checked() {
         for (text, what) in [
             ("[profiles.a]\nsources = [\"home\"]", "absolute"),
+            ("[profiles.a]\nfree-blocks = \"map\"", "absolute"),
+            ("[profiles.a]\nfrom-command = { name = \"dump\" }", "command"),
             ("[repositories.a]\n", "path"),
             ("[profiles.a.retention]\nkeep-daily = -1", "a number of snapshots"),
             ("[profiles.a.retention]\nkeep-daily = \"some\"", "write 7, or all"),

@@ -130,7 +130,7 @@ impl Plan {
             steps.push(Step { name, command, needs_backup });
             Ok(())
         };
-        if !profile.sources.is_empty() || profile.lvm.is_some() {
+        if !profile.sources.is_empty() || profile.lvm.is_some() || profile.from_command.is_some() {
             add(backup(profile).switch("--dry-run", dry_run), false)?;
         }
         if profile.retention.is_some() {
@@ -242,21 +242,30 @@ fn backup(profile: &Profile) -> Words {
         .switch("--read-devices", profile.read_devices)
         .each("--read-errors", &profile.read_errors)
         .switch("--force-read", profile.force_read)
+        .switch("--no-delta", profile.no_delta)
+        .each("--free-blocks", &profile.free_blocks)
+        .each("--from-command", profile.from_command.as_ref().map(|stream| &stream.name))
         .each("--metrics", profile.metrics.as_ref().map(|path| path.0.clone()));
-    match &profile.lvm {
+    let words = match &profile.lvm {
         Some(lvm) => volumes(words.each("--also", paths(&profile.sources)), lvm),
         None => words.names(paths(&profile.sources)),
+    };
+    match &profile.from_command {
+        Some(stream) => words.names(["--"]).names(&stream.command),
+        None => words,
     }
 }
 
 fn volumes(words: Words, lvm: &Lvm) -> Words {
-    let Lvm { volumes, snapshot_size, no_keep, pool_limit, spot_check, full_every, freeze } = lvm;
+    let Lvm { volumes, snapshot_size, no_keep, pool_limit, spot_check, full_every, checkpoint_every, freeze } =
+        lvm;
     words
         .value("--snapshot-size", snapshot_size)
         .switch("--no-keep", *no_keep)
         .value("--pool-limit", pool_limit)
         .value("--spot-check", spot_check)
         .each("--full-every", full_every)
+        .value("--checkpoint-every", checkpoint_every)
         .switch("--freeze", *freeze)
         .names(volumes)
 }
@@ -395,5 +404,98 @@ impl Runner<'_> {
     fn leave_out(&mut self, step: &'static str) {
         output::notice(&format!("{step} is left out, since what comes before it failed or was stopped"));
         self.steps.push(Done { step, command: None, exit_code: None, seconds: 0.0, result: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::upkeep::retention::Policy;
+
+    /// Has every key.
+    const PROFILE: &str = r#"
+sources = ["/a"]
+label = "l"
+host = "h"
+tags = ["t"]
+tier = "warm"
+tier-for = ["*.log=cold"]
+exclude = ["x"]
+exclude-from = ["/x"]
+exclude-if-present = ["x"]
+exclude-caches = true
+exclude-larger-than = "1G"
+one-file-system = true
+read-devices = true
+read-errors = "zero"
+force-read = true
+no-delta = true
+free-blocks = "partclone"
+from-command = { name = "stream", command = ["dump", "--all"] }
+metrics = "/m"
+prune = { max-unused = "5%", max-repack = "1G" }
+retier = [{ older-than = "30D", to = "cold", limit = "1G", max-time = "1h" }]
+check = { read-data = true, max-age = "30D", limit = "1G" }
+lvm = { volumes = ["vg"], snapshot-size = "10%", no-keep = true, pool-limit = 80, spot-check = 1, full-every = "30D", checkpoint-every = "1G", freeze = true }
+"#;
+
+    /// What `varv run` says itself, and what only somebody who types it can mean: a snapshot's time,
+    /// a repository that is to be made, what is of one night.
+    const OF_BACKUP_ALONE: [&str; 9] = [
+        "dry-run",
+        "time",
+        "init",
+        "encryption",
+        "chunker",
+        "tier-level",
+        "change-list",
+        "made-against",
+        "stdin",
+    ];
+    /// Likewise; and which snapshots, which are the profile's own.
+    const OF_FORGET_ALONE: [&str; 8] =
+        ["dry-run", "label", "host", "tag", "policy", "all-hosts", "group-by", "allow-last"];
+
+    /// The options of a command, but for global ones.
+    fn options(name: &str) -> BTreeSet<String> {
+        let mut command = definition();
+        for name in name.split(' ') {
+            command = command.find_subcommand(name).unwrap().clone();
+        }
+        command.get_arguments().filter_map(|argument| argument.get_long()).map(str::to_string).collect()
+    }
+
+    fn without(mut options: BTreeSet<String>, these: &[&str]) -> BTreeSet<String> {
+        options.retain(|option| !these.contains(&option.as_str()));
+        options
+    }
+
+    fn of_words(words: &Words) -> BTreeSet<String> {
+        let options = words.words.iter().filter_map(|word| word.to_str()?.strip_prefix("--"));
+        let options = options.take_while(|option| !option.is_empty());
+        options.map(|option| option.split('=').next().unwrap().to_string()).collect()
+    }
+
+    #[test]
+    fn profiles_have_a_key_for_every_option() {
+        let profile: Profile = toml::from_str(PROFILE).unwrap();
+        let words = backup(&profile);
+        assert_eq!(of_words(&words), without(options("lvm backup"), &OF_BACKUP_ALONE));
+        assert!(words.words.ends_with(&["vg", "--", "dump", "--all"].map(OsString::from)));
+        words.parse().unwrap();
+        for words in [
+            prune(profile.prune.as_ref().unwrap()),
+            retier(&profile.retier[0]),
+            check(profile.check.as_ref().unwrap()),
+        ] {
+            assert_eq!(of_words(&words), without(options(words.name), &["dry-run"]), "{}", words.name);
+            words.parse().unwrap();
+        }
+        // The error for a key that there is not names all that there are.
+        let error = toml::from_str::<Policy>("xyzzy = 1").unwrap_err();
+        let keys = error.message().split('`').skip(3).step_by(2).map(str::to_string).collect();
+        assert_eq!(without(options("forget"), &OF_FORGET_ALONE), keys);
     }
 }

@@ -30,6 +30,12 @@ pub struct Spans<'f> {
     block: u64,
     /// False once the file system has said that it does not know about holes.
     knows_holes: bool,
+    /// What it said last. It finds an end by going through all up to it, so it is not asked again
+    /// for each range.
+    data: Range<u64>,
+    hole: Range<u64>,
+    #[cfg(test)]
+    asked: u64,
 }
 
 impl<'f> Spans<'f> {
@@ -41,33 +47,59 @@ impl<'f> Spans<'f> {
     /// Of a range that begins at a multiple of `block` or amid data; a hole counts where it covers whole blocks
     /// of that many bytes, or reaches the end of the range.
     pub fn within(file: BorrowedFd<'f>, range: Range<u64>, block: u64, look_for_holes: bool) -> Self {
-        Self { file, len: range.end, at: range.start, block, knows_holes: look_for_holes }
+        Self {
+            file,
+            len: range.end,
+            at: range.start,
+            block,
+            knows_holes: look_for_holes,
+            data: 0..0,
+            hole: 0..0,
+            #[cfg(test)]
+            asked: 0,
+        }
     }
 
-    /// The first byte of data at or behind `from`; the file's end if there is none.
+    /// Goes on with another range of the same file.
+    pub fn over(&mut self, range: Range<u64>) -> &mut Self {
+        (self.at, self.len) = (range.start, range.end);
+        self
+    }
+
+    /// The first byte of data at or behind `from`; the range's end if there is none.
     fn data_from(&mut self, from: u64) -> u64 {
-        if !self.knows_holes || from >= self.len {
+        if !self.knows_holes || from >= self.len || self.data.contains(&from) {
             return from.min(self.len);
         }
-        match seek(self.file, SeekFrom::Data(from)) {
-            Ok(at) => at.clamp(from, self.len),
-            Err(Errno::NXIO) => self.len,
-            Err(_) => {
-                self.knows_holes = false;
-                from
+        if !self.hole.contains(&from) {
+            match self.seek(SeekFrom::Data(from)) {
+                Ok(at) => self.hole = from..at.max(from),
+                Err(Errno::NXIO) => self.hole = from..u64::MAX,
+                Err(_) => {
+                    self.knows_holes = false;
+                    return from;
+                }
             }
         }
+        self.hole.end.min(self.len)
     }
 
-    /// The first hole behind `from`, where data is.
+    /// The first hole behind `from`, where data is; the range's end if there is none before that.
     fn hole_from(&mut self, from: u64) -> u64 {
-        if !self.knows_holes {
-            return self.len;
+        if self.knows_holes && !self.data.contains(&from) {
+            // Behind the file's end there is one, unless somebody has cut it short meanwhile.
+            let end = self.seek(SeekFrom::Hole(from)).unwrap_or(u64::MAX);
+            self.data = from..end.max(from);
         }
-        match seek(self.file, SeekFrom::Hole(from)) {
-            Ok(at) => at.clamp(from, self.len),
-            Err(_) => self.len,
+        if self.knows_holes { self.data.end.min(self.len) } else { self.len }
+    }
+
+    fn seek(&mut self, to: SeekFrom) -> rustix::io::Result<u64> {
+        #[cfg(test)]
+        {
+            self.asked += 1;
         }
+        seek(self.file, to)
     }
 
     /// Where the data at `start` ends: holes that are too small to count are taken along.
@@ -200,6 +232,32 @@ mod tests {
         file.set_len(8 << 40).unwrap();
         file.write_all_at(&[1; 4096], 4 << 40).unwrap();
         assert_eq!(spans(&file, 8 << 40).len(), 3);
+    }
+
+    /// Whatever the number of ranges, the file system is asked once for each end.
+    #[test]
+    fn ranges_of_one_file_are_asked_for_once() {
+        const PART: u64 = 4 << 20;
+        let file = tempfile::tempfile_in(".").unwrap();
+        file.set_len(4 * PART).unwrap();
+        file.write_all_at(&vec![1; PART as usize], PART).unwrap();
+        file.write_all_at(&vec![1; PART as usize], 3 * PART).unwrap();
+        let mut spans = Spans::new(&file, 0, true);
+        let mut found = [0, 0];
+        for at in (0..4 * PART).step_by(2 * BLOCK as usize) {
+            for span in spans.over(at..at + BLOCK) {
+                let (kind, range) = match span {
+                    Span::Hole(range) => (0, range),
+                    Span::Data(range) => (1, range),
+                };
+                assert_eq!(range, at..at + BLOCK);
+                assert_eq!(kind, at / PART % 2);
+                found[kind as usize] += 1;
+            }
+        }
+        assert_eq!(found, [PART / BLOCK, PART / BLOCK]);
+        // Two holes, two stretches of data; and once where a hole ends between two ranges.
+        assert!((4..=6).contains(&spans.asked), "{}", spans.asked);
     }
 
     proptest! {

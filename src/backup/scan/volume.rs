@@ -2,7 +2,6 @@
 //! all of it otherwise.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
@@ -16,7 +15,6 @@ use super::super::update::{Basis, Regions};
 use super::super::volume::{Known, Volume};
 use super::Scan;
 use crate::error::Result;
-use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::snapshot::{Method, SpotCheck, VolumeInfo};
 use crate::format::tree::Payload;
@@ -197,14 +195,13 @@ impl Scan<'_> {
             zero_errors: self.options.zero_errors,
         });
         self.send(Step::Follow(Arc::clone(&basis)))?;
+        let mut of_file = Spans::new(&opened.file, 0, is_sparse(&opened.stat));
         for region in Regions::new(self.catalog, &basis.map, &changes, self.cutter.chunker) {
             let region = region?;
             self.send(Step::Region(region.clone()))?;
             let spans: Box<dyn Iterator<Item = Span> + '_> = match opened.is_device || has_layout {
                 true => Box::new(changes.spans(region.range)),
-                false => {
-                    Box::new(Spans::within(opened.file.as_fd(), region.range, BLOCK, is_sparse(&opened.stat)))
-                }
+                false => Box::new(of_file.over(region.range)),
             };
             self.pieces(&opened.file, spans, region.more_follows)?;
         }

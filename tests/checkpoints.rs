@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -17,7 +18,8 @@ use varv::error::Result;
 use varv::format::checkpoint::Checkpoint;
 use varv::format::snapshot::LogicalVolume;
 use varv::history::resolve::find_path;
-use varv::observe::Silent;
+use varv::id::PackId;
+use varv::observe::{Event, Observer, Recorder, Silent};
 use varv::repo::Intent;
 use varv::restore::{self, RestoreOptions};
 use varv::store::Store;
@@ -104,19 +106,32 @@ fn a_loss_of_power_costs_what_was_read_since_the_last_one() {
 
 /// How many packs go.
 fn prune(world: &World) -> u64 {
+    prune_telling(world, &Silent)
+}
+
+fn prune_telling(world: &World, observer: &dyn Observer) -> u64 {
     let options = PruneOptions { max_unused: 0.0, ..PruneOptions::default() };
     let mut repo = world.open(Intent::Add).unwrap();
     let planned = prune::plan(&repo, &options, &Silent, &STOP).unwrap();
-    let done = prune::execute(&mut repo, planned, &options, Duration::ZERO, "test", &Silent, &STOP);
+    let done = prune::execute(&mut repo, planned, &options, Duration::ZERO, "test", observer, &STOP);
     done.unwrap().1.packs_removed
 }
 
 /// A run that came to its last checkpoint and no further.
 fn interrupted(world: &World, volume: &Logical) {
     volume.backup(world).unwrap();
+    remove_newest(world);
+}
+
+/// The newest snapshot never was.
+fn remove_newest(world: &World) {
     let repo = world.open(Intent::Add).unwrap();
     let id = repo.snapshots().unwrap().listed.pop().unwrap().id;
     world.store.remove(&varv::repo::layout::snapshot(&id)).unwrap();
+}
+
+fn packs(world: &World) -> HashMap<PackId, u64> {
+    world.open(Intent::Read).unwrap().list_packs().unwrap()
 }
 
 #[test]
@@ -161,4 +176,40 @@ fn what_nobody_goes_on_with_is_pruned() {
     assert!(checkpoints(&world).is_empty());
     assert_eq!(other.backup(&world).unwrap(), 0);
     other.assert_is_in(&world);
+}
+
+/// What a checkpoint's frames are made against is gone, and no snapshot needs it.
+#[test]
+fn a_lost_base_of_an_unfinished_backup_alone_does_not_stop_prune() {
+    let world = World::new();
+    let mut volume = Logical::new(&world);
+    volume.backup(&world).unwrap();
+    world.open(Intent::Add).unwrap().forget_checkpoints(|_| true).unwrap();
+    let first = packs(&world);
+    // All chunks are new, and like those before.
+    volume.content.iter_mut().step_by(1000).for_each(|byte| *byte = byte.wrapping_add(1));
+    fs::write(&volume.path, &volume.content).unwrap();
+    interrupted(&world, &volume);
+    let (_, catalog) = world.opened(Intent::Read).unwrap();
+    let all = packs(&world);
+    let of_second = all.iter().filter(|(id, _)| !first.contains_key(id));
+    let base = of_second
+        .flat_map(|(id, len)| catalog.reader().open(id, *len).unwrap().trailer.packs.clone())
+        .find(|base| first.contains_key(base))
+        .expect("nothing is made against the first backup");
+    drop(catalog);
+    let prune_all = || {
+        let heard = Recorder::default();
+        prune_telling(&world, &heard);
+        let mut events = heard.events().into_iter();
+        events.any(|event| matches!(event, Event::Notice(text) if text.contains("has lost something")))
+    };
+    assert!(!prune_all());
+    assert_eq!(checkpoints(&world).len(), 1);
+    remove_newest(&world);
+    world.store.remove(&varv::repo::layout::pack(&base)).unwrap();
+    assert!(prune_all(), "it was not said");
+    assert!(checkpoints(&world).is_empty() && !prune_all());
+    assert_eq!(volume.backup(&world).unwrap(), 0);
+    volume.assert_is_in(&world);
 }

@@ -59,14 +59,21 @@ impl Place {
 
 impl Needs {
     /// Of all these snapshots. Refused if they need what is not there: removing anything could
-    /// make it worse.
+    /// make it worse. Unfinished ones that have lost something are left out.
     pub fn of(
         catalog: &Catalog,
         snapshots: &Snapshots,
         observer: &dyn Observer,
         stop: &Stop,
     ) -> Result<Self> {
-        Self::default().extended(catalog, snapshots, observer, stop)
+        match Self::default().extended(catalog, snapshots, observer, stop) {
+            Err(e) if e.is_damage() && !snapshots.unfinished.is_empty() => {
+                let unfinished = whole(catalog, &snapshots.unfinished, observer, stop)?;
+                let all = Snapshots { listed: snapshots.listed.clone(), unfinished, ..Snapshots::default() };
+                Self::default().extended(catalog, &all, observer, stop)
+            }
+            other => other,
+        }
     }
 
     /// Likewise, and of packs that no snapshot needs and that stay: a forgotten one may come back,
@@ -103,10 +110,12 @@ impl Needs {
         stop: &Stop,
     ) -> Result<Self> {
         let fits = self.fits(catalog.index()?.packs());
-        match fits {
-            true => self.extended(catalog, snapshots, observer, stop),
+        let extended = fits.then(|| self.extended(catalog, snapshots, observer, stop));
+        match extended {
+            Some(Err(e)) if e.is_damage() => Self::of(catalog, snapshots, observer, stop),
+            Some(extended) => extended,
             // Somebody has made the index anew, or has moved or removed something.
-            false => Self::of(catalog, snapshots, observer, stop),
+            None => Self::of(catalog, snapshots, observer, stop),
         }
     }
 
@@ -258,6 +267,24 @@ impl Needs {
         let dependants = self.dependants.get(&pack.number).into_iter().flatten().copied().collect();
         Member { id: pack.id, number: pack.number, len: pack.len, dependants }
     }
+}
+
+/// Those of the unfinished backups that have not even lost what their frames are made against.
+fn whole(
+    catalog: &Catalog,
+    unfinished: &[Listed],
+    observer: &dyn Observer,
+    stop: &Stop,
+) -> Result<Vec<Listed>> {
+    let mut whole = Vec::new();
+    for listed in unfinished {
+        let alone = Snapshots { unfinished: vec![listed.clone()], ..Snapshots::default() };
+        match Needs::default().extended(catalog, &alone, observer, stop) {
+            Err(e) if e.is_damage() => {}
+            other => whole.extend(other?.has(&listed.id).then(|| listed.clone())),
+        }
+    }
+    Ok(whole)
 }
 
 /// The pack that a base lies in, or the name of one that is gone.

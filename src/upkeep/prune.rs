@@ -168,9 +168,8 @@ impl Run<'_> {
             repack(&mut remover, &kept, &plan, round_bytes, &mut done, stop)?;
         }
         done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
-        // Nobody goes on with those that are too old or have lost something. They hurt nobody either.
-        let is_kept = |unfinished: &Checkpoint| as_listed(unfinished).is_ok_and(|it| needs.has(&it.id));
-        if let Err(e) = repo.forget_checkpoints(|unfinished| !is_kept(unfinished)) {
+        // They hurt nobody.
+        if let Err(e) = forget_unfinished(repo, &needs, observer) {
             observer.event(Event::Notice(e.to_string()));
         }
         let is_complete = remover.has_index || plan.repack.is_empty();
@@ -279,6 +278,21 @@ fn renewed(
     let needs = needs.renewed(catalog, &snapshots, observer, stop)?;
     let plan = plan_of(&needs, catalog, options, observer, stop)?;
     Ok(Planned { plan, needs })
+}
+
+/// Unfinished backups that nobody can go on with: they are too old, or have lost something.
+fn forget_unfinished(repo: &Repo, needs: &Needs, observer: &dyn Observer) -> Result<()> {
+    let is_kept = |unfinished: &Checkpoint| as_listed(unfinished).is_ok_and(|it| needs.has(&it.id));
+    for Checkpoint { snapshot, .. } in repo.checkpoints()?.iter().filter(|unfinished| !is_kept(unfinished)) {
+        observer.event(Event::Notice(format!(
+            "the interrupted backup of host {}, label {}, from {} has lost something of what it stored: it is \
+             forgotten, and the next one begins anew",
+            snapshot.host,
+            snapshot.label,
+            snapshot.time.strftime("%Y-%m-%d %H:%M:%S UTC")
+        )));
+    }
+    repo.forget_checkpoints(|unfinished| !is_kept(unfinished))
 }
 
 /// Protections of snapshots that are gone for good.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Stat, fadvise, fstat, fsync, major, minor};
 
 use crate::error::{Error, IoContext, Result};
-use crate::source::extents::{Spans, device_len, read_at, same};
+use crate::source::changes::Changes;
+use crate::source::extents::{Span, Spans, device_len, read_at, same};
 
 /// Where bytes come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Input {
     file: File,
     path: PathBuf,
     kind: Kind,
+    /// What of a device is not allocated, if somebody has told.
+    layout: Option<Changes>,
 }
 
 /// What can be known about it before it is read.
@@ -47,7 +50,7 @@ impl Input {
             Origin::Stdin => {
                 let path = PathBuf::from("standard input");
                 let file = io::stdin().as_fd().try_clone_to_owned().at("open", &path)?.into();
-                Ok(Self { file, path, kind: Kind::Stream })
+                Ok(Self { file, path, kind: Kind::Stream, layout: None })
             }
         }
     }
@@ -80,7 +83,13 @@ impl Input {
         } else {
             Kind::Stream
         };
-        Ok(Self { file, path: path.to_path_buf(), kind })
+        Ok(Self { file, path: path.to_path_buf(), kind, layout: None })
+    }
+
+    /// With holes as `layout` has them, which is of the same length and not older than the input.
+    pub fn with_layout(self, layout: Changes) -> Self {
+        let fits = self.known_len() == Some(layout.len());
+        Self { layout: fits.then_some(layout), ..self }
     }
 
     /// The path, for messages.
@@ -108,8 +117,11 @@ impl Input {
     }
 
     /// Data and holes in a range that begins at a multiple of `block`.
-    pub fn spans(&self, range: Range<u64>, block: u64) -> Spans<'_> {
-        Spans::within(self.file.as_fd(), range, block, self.is_file())
+    pub fn spans(&self, range: Range<u64>, block: u64) -> Box<dyn Iterator<Item = Span> + '_> {
+        match &self.layout {
+            Some(layout) => Box::new(layout.spans_of_blocks(range, block)),
+            None => Box::new(Spans::within(self.file.as_fd(), range, block, self.is_file())),
+        }
     }
 
     /// Fills the buffer from `offset` on. An end before that is an error.

@@ -88,23 +88,22 @@ pub struct Measured {
     pub changed: bool,
 }
 
-/// Measures what is at `path`, in blocks of `block` bytes, or of the length that the file system
-/// allocates. `found` is told of each extent, from front to back.
+/// Measures what was opened by [`Input::open_sized`], in blocks of `block` bytes, or of the length
+/// that the file system allocates. `found` is told of each extent, from front to back.
 pub fn measure(
-    path: &Path,
+    input: &Input,
     block: Option<u64>,
     observer: &dyn Observer,
     stop: &Stop,
     found: &mut dyn FnMut(&Extent),
 ) -> Result<Measured> {
-    let input = Input::open_sized(path)?;
-    let meta = input.file().metadata().at("look at", path)?;
+    let meta = input.file().metadata().at("look at", input.path())?;
     let block = block.unwrap_or(if input.is_file() { meta.blksize() } else { DEVICE_BLOCK });
     check_block(block)?;
     let logical = input.known_len().unwrap_or(0);
     observer.event(Event::Phase { name: "measuring", bytes: Some(logical) });
     let mut tally = Tally { block, found, open: None, measured: Measured::default(), needed: 0 };
-    feed(&input, None, block as usize, stop, |piece| {
+    feed(input, None, block as usize, stop, |piece| {
         let bytes = match &piece {
             Piece::Hole(range) => range.end - range.start,
             Piece::Data(_, bytes) => bytes.len() as u64,
@@ -117,7 +116,7 @@ pub fn measure(
         Ok(())
     })?;
     tally.end();
-    let sizes = Sizes { block, logical, optimum: tally.needed * block, physical: physical(&input)? };
+    let sizes = Sizes { block, logical, optimum: tally.needed * block, physical: physical(input)? };
     Ok(Measured { sizes, changed: input.has_changed()?, ..tally.measured })
 }
 
@@ -230,12 +229,14 @@ impl Tally<'_> {
 mod tests {
     use super::*;
     use crate::observe::Silent;
+    use crate::source::changes::Changes;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
     fn measured(file: &Path, block: Option<u64>) -> (Measured, Vec<(u64, u64, Kind)>) {
         let mut extents = Vec::new();
-        let measured = measure(file, block, &Silent, &Stop::default(), &mut |extent| {
+        let input = Input::open_sized(file).unwrap();
+        let measured = measure(&input, block, &Silent, &Stop::default(), &mut |extent| {
             extents.push((extent.range.start, extent.range.end, extent.kind));
         });
         (measured.unwrap(), extents)
@@ -267,6 +268,37 @@ mod tests {
         assert_eq!((all.extents, all.sizes.logical, all.sizes.optimum), (6, 10 * mib, 8192));
         assert_eq!(measured(&path, Some(512)).0.sizes.optimum, 4096 + 512);
         assert!(all.sizes.physical.unwrap() >= mib + 8192);
+    }
+
+    /// What is not allocated is a hole, whatever a device would show there, and what is allocated
+    /// and zero is not.
+    #[test]
+    fn holes_are_what_a_layout_says() {
+        const MIB: u64 = 1 << 20;
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, [vec![7; 2 << 20], vec![0; 2 << 20]].concat()).unwrap();
+        let mut layout = Changes::none(4 * MIB);
+        layout.add_hole(0..4 * MIB);
+        layout.add(MIB..3 * MIB);
+        let measured = |layout: Changes, block| {
+            let (mut kinds, input) = (Vec::new(), Input::open_sized(&path).unwrap().with_layout(layout));
+            measure(&input, Some(block), &Silent, &Stop::default(), &mut |extent| {
+                kinds.push((extent.range.clone(), extent.kind));
+            })
+            .unwrap();
+            kinds
+        };
+        let expected = [
+            (0..MIB, Kind::Hole),
+            (MIB..2 * MIB, Kind::Data),
+            (2 * MIB..3 * MIB, Kind::Zero),
+            (3 * MIB..4 * MIB, Kind::Hole),
+        ];
+        assert_eq!(measured(layout.clone(), 4096), expected);
+        assert_eq!(measured(layout, MIB), expected);
+        let of_another_length = measured(Changes::none(MIB), 4096);
+        assert_eq!(of_another_length[0], (0..2 * MIB, Kind::Data));
     }
 
     #[test]

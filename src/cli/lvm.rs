@@ -24,7 +24,7 @@ use crate::text::{escape, format_size, parse_size};
 use crate::time::Interval;
 
 /// Where volumes' locks are; gone after a boot, as are those who held them.
-const LOCKS: &str = "/run/varv";
+pub(super) const LOCKS: &str = "/run/varv";
 
 /// Back up logical volumes by snapshots of them.
 #[derive(Debug, Args)]

@@ -8,11 +8,14 @@ use serde::Serialize;
 use super::copy::{OverwriteArg, blocks};
 use super::error::Exit;
 use super::global::Global;
+use super::lvm::LOCKS;
 use super::signals::STOP;
 use super::{Outcome, output};
+use crate::blocks::input::Input;
 use crate::blocks::make::{self, Made, MakeOptions, Order};
 use crate::blocks::measure::{Extent, Kind, Measured, Sizes, measure};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::lvm;
 use crate::text::escape;
 
 /// See how sparse files and devices are.
@@ -41,7 +44,7 @@ impl Sparse {
 /// Measure what files and devices hold, and what they take.
 ///
 /// The optimum is what the blocks that are not zero need; a thin volume takes what its pool has
-/// mapped for it. Holes are not read, all else is.
+/// mapped for it, and has holes where that is nothing. Holes are not read, all else is.
 #[derive(Debug, Args)]
 struct Report {
     /// Files, block devices
@@ -81,8 +84,9 @@ impl Report {
     }
 
     fn measure(&self, path: &Path, global: &Global, found: &mut dyn FnMut(&Extent)) -> Result<Measured> {
+        let input = open(path, global)?;
         let observer = global.observer();
-        let measured = measure(path, self.blocksize, &observer, &STOP, found);
+        let measured = measure(&input, self.blocksize, &observer, &STOP, found);
         observer.finish();
         measured
     }
@@ -128,6 +132,21 @@ impl Report {
         shares(&measured.sizes);
         Ok(measured)
     }
+}
+
+/// What is to be measured; of a thin volume, with what its pool has mapped.
+fn open(path: &Path, global: &Global) -> Result<Input> {
+    let input = Input::open_sized(path)?;
+    let why = match lvm::layout_of(input.file(), Path::new(LOCKS), &STOP) {
+        Ok(None) => return Ok(input),
+        Ok(Some(Ok(layout))) => return Ok(input.with_layout(layout)),
+        Err(stopped @ Error::Stopped(_)) => return Err(stopped),
+        Ok(Some(Err(why))) => why,
+        Err(e) => e.to_string(),
+    };
+    let what = "what of it is allocated is not known, so that all of it is read";
+    global.notice(&format!("{}: {what}: {why}", path.display()));
+    Ok(input)
 }
 
 /// A row of the map, as qemu-img has them.

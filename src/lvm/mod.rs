@@ -29,7 +29,7 @@ pub use new::NewVolume;
 pub use report::{Kind, Lv, group_config, list};
 pub use select::{Selected, select};
 pub use snapshot::{Mark, Plan, Size, create, is_marked, mark_of, remove, set_active};
-pub use thin::{PoolUse, delta, layout, pool_use};
+pub use thin::{PoolUse, delta, layout, layout_of, pool_use};
 
 /// A block device's number, major and minor.
 pub type Number = (u32, u32);

@@ -4,12 +4,16 @@
 //! A pool has one such snapshot at most. So a tag on the pool says that it is ours: what a crash
 //! left reserved is released by the next run, and what others reserved is left alone.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
+use rustix::fs::{major, minor};
+
+use super::Number;
 use super::command::{command, run};
 use super::lock::Lock;
-use super::report::Lv;
+use super::report::{Kind, Lv, list};
 use crate::error::{Error, IoContext, Result};
 use crate::observe::Stop;
 use crate::source::change_list::read_thin_delta;
@@ -61,8 +65,32 @@ fn device_of(pool: &Lv) -> String {
     format!("{}-tpool", pool.mapped_name())
 }
 
+/// What of the thin volume behind an open device is allocated, by now: what was written to it before
+/// is written out. `None` if it is anything else; an error that is text as with [`layout`].
+pub fn layout_of(device: &File, locks: &Path, stop: &Stop) -> Result<Option<Result<Changes, String>>> {
+    let found = rustix::fs::fstat(device).map_err(std::io::Error::from).at("look at", "the device")?;
+    let number = (major(found.st_rdev), minor(found.st_rdev));
+    if !is_of_lvm(number) {
+        return Ok(None);
+    }
+    device.sync_all().at("write out", "the device")?;
+    let all = list()?;
+    let is_it = |lv: &&Lv| lv.kind == Kind::Thin && lv.number == Some(number);
+    let Some(volume) = all.iter().find(is_it) else { return Ok(None) };
+    match all.iter().find(|lv| Some(&lv.uuid) == volume.pool_uuid.as_ref()) {
+        Some(pool) => layout(volume, pool, locks, stop).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The device-mapper's devices have an identity, which says who made them.
+fn is_of_lvm((major, minor): Number) -> bool {
+    let uuid = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/dm/uuid"));
+    uuid.is_ok_and(|uuid| uuid.starts_with("LVM-"))
+}
+
 /// What of `volume` is allocated: all else are holes. An error that is text says why that is not
-/// known. The volume is active, and a snapshot that nobody writes to.
+/// known. The volume is active; a snapshot that nobody writes to, unless what is known may grow old.
 pub fn layout(volume: &Lv, pool: &Lv, locks: &Path, stop: &Stop) -> Result<Result<Changes, String>> {
     if has_other_origin(volume)? {
         return Ok(Err("parts of it are another volume's (an external origin)".into()));

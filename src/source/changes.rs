@@ -118,7 +118,13 @@ impl Changes {
 
     /// A range as data and holes in turn.
     pub fn spans(&self, range: Range<u64>) -> Spans<'_> {
-        Spans { holes: self.holes.as_ref(), range }
+        self.spans_of_blocks(range, BLOCK)
+    }
+
+    /// Likewise, of a range that begins at a multiple of `block`: holes are whole blocks of that many
+    /// bytes, or reach the end of the range.
+    pub fn spans_of_blocks(&self, range: Range<u64>, block: u64) -> Spans<'_> {
+        Spans { holes: self.holes.as_ref(), range, block }
     }
 }
 
@@ -126,6 +132,23 @@ impl Changes {
 pub struct Spans<'c> {
     holes: Option<&'c Bits>,
     range: Range<u64>,
+    block: u64,
+}
+
+impl Spans<'_> {
+    /// The first hole that counts; empty, at the end, if there is none.
+    fn next_hole(&self) -> Range<u64> {
+        let Range { start: mut at, end } = self.range;
+        while let Some(run) = self.holes.and_then(|holes| holes.next_run(at)).filter(|run| run.start < end) {
+            let hole_end = if run.end >= end { end } else { run.end / self.block * self.block };
+            let hole = run.start.next_multiple_of(self.block)..hole_end;
+            if !hole.is_empty() {
+                return hole;
+            }
+            at = run.end;
+        }
+        end..end
+    }
 }
 
 impl Iterator for Spans<'_> {
@@ -136,13 +159,13 @@ impl Iterator for Spans<'_> {
         if start >= end {
             return None;
         }
-        let hole = self.holes.and_then(|holes| holes.next_run(start)).filter(|hole| hole.start < end);
-        let (span, at) = match hole {
-            Some(hole) if hole.start == start => (Span::Hole(start..hole.end.min(end)), hole.end.min(end)),
-            Some(hole) => (Span::Data(start..hole.start), hole.start),
-            None => (Span::Data(start..end), end),
+        let hole = self.next_hole();
+        let span = match hole.start == start {
+            true => Span::Hole(hole),
+            false => Span::Data(start..hole.start),
         };
-        self.range.start = at;
+        let (Span::Hole(range) | Span::Data(range)) = &span;
+        self.range.start = range.end;
         Some(span)
     }
 }
@@ -282,6 +305,23 @@ mod tests {
         assert_eq!(spans, expected);
         changes.add(2 * 65_536..2 * 65_536 + 1);
         assert_eq!(changes.spans(0..4 * 65_536).filter(|span| matches!(span, Span::Hole(_))).count(), 1);
+    }
+
+    #[test]
+    fn holes_of_larger_blocks() {
+        const MIB: u64 = 1 << 20;
+        let mut changes = Changes::none(10 * MIB + 5);
+        changes.add_hole(MIB / 2..3 * MIB + 65_536);
+        changes.add_hole(4 * MIB + 65_536..5 * MIB - 65_536);
+        changes.add_hole(9 * MIB - 65_536..10 * MIB + 5);
+        let spans: Vec<Span> = changes.spans_of_blocks(0..changes.len(), MIB).collect();
+        let expected = [
+            Span::Data(0..MIB),
+            Span::Hole(MIB..3 * MIB),
+            Span::Data(3 * MIB..9 * MIB),
+            Span::Hole(9 * MIB..10 * MIB + 5),
+        ];
+        assert_eq!(spans, expected);
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use crate::chunker::is_zero;
 use crate::error::Result;
 use crate::id::Hasher;
 use crate::observe::Stop;
-use crate::source::extents::{Span, Spans};
+use crate::source::extents::Span;
 
 /// So many blocks of zeros that had to be read are told of at once.
 const ZEROS_MAX: u64 = 64;
@@ -41,7 +41,7 @@ impl<'a> Side<'a> {
     fn spans(self, range: Range<u64>, block: u64) -> Option<Spans<'a>> {
         match self {
             Side::Input(input) => Some(input.spans(range, block)),
-            Side::Output(output) => Some(output.spans(range, block)),
+            Side::Output(output) => Some(Box::new(output.spans(range, block))),
             Side::Nothing => None,
         }
     }
@@ -78,6 +78,9 @@ impl<'a> Side<'a> {
         Ok(read)
     }
 }
+
+/// Data and holes in turn.
+type Spans<'a> = Box<dyn Iterator<Item = Span> + 'a>;
 
 /// Where a side's data and holes are, gone through once and forwards: asking anew for each block
 /// would look through all data behind it each time.

@@ -467,3 +467,39 @@ fn the_units_for_systemd_are_valid() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("varv@"), "{said}");
 }
+
+/// The units, for a profile whose name has a hyphen, as systemd reads them; and what the service
+/// starts, with the environment that it gives.
+#[test]
+fn the_units_are_valid_and_start_a_profile() {
+    const NAME: &str = "varv@my-nights";
+    let world = World::new(Varv::new());
+    let head = format!("[repositories.r]\npath = {:?}\n", world.varv.repository);
+    world.write(&format!("{head}[profiles.my-nights]\nsources = [{:?}]\n", world.source));
+    let service = include_str!("../dist/systemd/varv@.service");
+    let timer = include_str!("../dist/systemd/varv@.timer");
+    // %I would be my/nights.
+    assert!(!service.contains("%I") && !timer.contains("%I"));
+    let value = |key: &str| service.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    let words: Vec<String> =
+        value("ExecStart=/usr/bin/varv ").split(' ').map(|word| word.replace("%i", "my-nights")).collect();
+    let words: Vec<_> = words.iter().map(std::ffi::OsString::from).collect();
+    let mut command = world.varv.command(&[args!["--config", &world.config], &words].concat());
+    let cache = world.varv.path("of-the-unit");
+    let (variable, folder) = value("Environment=").split_once('=').unwrap();
+    assert_eq!(folder, "%C/varv");
+    let done: Done = command.env(variable, &cache).output().unwrap().into();
+    assert_eq!((done.code, world.snapshots()), (Some(0), 1), "{done:?}");
+    let units = [("service", service), ("timer", timer)].map(|(kind, text)| {
+        let path = world.varv.path(&format!("{NAME}.{kind}"));
+        fs::write(&path, text.replace("/usr/bin/varv", env!("CARGO_BIN_EXE_varv"))).unwrap();
+        path
+    });
+    match Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output() {
+        Ok(output) => {
+            let said = Done::from(output);
+            assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+        }
+        Err(_) => skip("no systemd-analyze").unwrap_or(()),
+    }
+}

@@ -75,25 +75,30 @@ impl Output {
         Spans::within(self.as_fd(), range, block, matches!(self, Output::File(_)))
     }
 
-    /// The parts of a range that do not read as zeros, in pieces; long holes are not read. Stops when
-    /// `found` fails.
+    /// The parts of a range that do not read as zeros, neighbours together, so that whole blocks of a
+    /// thin volume's pool are in one; long holes are not read. Stops when `found` fails.
     pub fn nonzero(&self, range: Range<u64>, mut found: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
         let mut buffer = Vec::new();
+        let mut part = range.start..range.start;
         let mut at = range.start;
-        loop {
+        while at < range.end {
             // Where the data ends is not asked: to tell, a file system may go through all of it.
             at = if matches!(self, Output::File(_)) { data_from(self, at, range.end) } else { at };
-            if at >= range.end {
-                return Ok(());
-            }
             let end = range.end.min(at + LOOK_LEN);
             buffer.resize((end - at) as usize, 0);
             self.content().read_at(at, &mut buffer)?;
             if !is_zero(&buffer) {
-                found(at..end)?;
+                if part.end != at {
+                    let done = std::mem::replace(&mut part, at..at);
+                    if !done.is_empty() {
+                        found(done)?;
+                    }
+                }
+                part.end = end;
             }
             at = end;
         }
+        if part.is_empty() { Ok(()) } else { found(part) }
     }
 }
 

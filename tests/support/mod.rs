@@ -5,6 +5,7 @@
 pub mod full;
 pub mod lab;
 pub mod make;
+pub mod sync;
 pub mod system;
 pub mod tree;
 pub mod world;

@@ -11,7 +11,8 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use support::lab::{
-    assert_newest_is, boot, group, how, id, in_lab, is_installed, kept, night, pool, scribble, sh,
+    assert_dump_is, assert_newest_is, boot, copy, group, how, id, in_lab, is_installed, kept, mapped, night,
+    pool, scribble, sh,
 };
 use support::{Varv, args};
 
@@ -35,20 +36,13 @@ fn printed(object: &Value) -> BTreeSet<String> {
     object.as_object().unwrap().keys().cloned().collect()
 }
 
-/// Compares a night's volume with what it was then.
-fn assert_is(varv: &Varv, night: &Value, volume: &str, copy: &str) {
-    let repository = varv.repository.display();
-    let program = env!("CARGO_BIN_EXE_varv");
-    sh(&format!("{program} -r {repository} dump --snapshot {} {volume} | cmp - {copy}", id(night)));
-}
-
 /// Copies what a snapshot shows.
-fn copy(snapshot: &str, to: &str) {
+fn copy_snapshot(snapshot: &str, to: &str) {
     let is_thin = sh(&format!("lvs --noheadings -o segtype {snapshot}")) == "thin";
     let (on, off) = if is_thin { ("lvchange -ay -K", "lvchange -an") } else { ("true", "true") };
-    sh(&format!(
-        "mkdir -p /copies; {on} {snapshot}; dd if=/dev/{snapshot} of={to} bs=1M conv=sparse status=none; {off} {snapshot}"
-    ));
+    sh(&format!("{on} {snapshot}"));
+    copy(&format!("/dev/{snapshot}"), to);
+    sh(&format!("{off} {snapshot}"));
 }
 
 /// Ten nights of a volume with a file system, each changed a little, all restored.
@@ -64,11 +58,12 @@ fn nights(volume: &str, method: &str, change: impl Fn(usize)) {
         assert_eq!(row["volume"], volume);
         assert_eq!(night["kept"], serde_json::json!([volume]));
         let [snapshot] = kept(&varv).try_into().unwrap();
-        copy(&snapshot, &format!("/copies/{number}"));
+        copy_snapshot(&snapshot, &number.to_string());
         all.push(night);
     }
     for (number, night) in all.iter().enumerate() {
-        assert_is(&varv, night, volume, &format!("/copies/{number}"));
+        let words = format!("--snapshot {} {volume}", id(night));
+        assert_dump_is(&varv, &words, &format!("/copies/{number}"));
     }
     // A scan of everything finds nothing that is not there.
     sh("umount /m");
@@ -83,7 +78,7 @@ fn nights(volume: &str, method: &str, change: impl Fn(usize)) {
 
 #[test]
 fn ten_nights_of_a_thick_volume() {
-    if !in_lab("ten_nights_of_a_thick_volume", &["1G"]) {
+    if !in_lab!("1G") {
         return;
     }
     group();
@@ -95,7 +90,7 @@ fn ten_nights_of_a_thick_volume() {
 
 #[test]
 fn ten_nights_of_a_thin_volume() {
-    if !in_lab("ten_nights_of_a_thin_volume", &["2G"]) {
+    if !in_lab!("2G") {
         return;
     }
     pool("1G");
@@ -120,7 +115,7 @@ fn falls_back(varv: &Varv, words: &[OsString], why: &str) -> Value {
 
 #[test]
 fn what_is_known_of_a_thick_volume_is_not_believed_blindly() {
-    if !in_lab("what_is_known_of_a_thick_volume_is_not_believed_blindly", &["1G"]) {
+    if !in_lab!("1G") {
         return;
     }
     group();
@@ -167,7 +162,7 @@ fn what_is_known_of_a_thick_volume_is_not_believed_blindly() {
 
 #[test]
 fn pools_are_left_as_they_were_and_never_fill_up_by_what_is_kept() {
-    if !in_lab("pools_are_left_as_they_were_and_never_fill_up_by_what_is_kept", &["1G"]) {
+    if !in_lab!("1G") {
         return;
     }
     pool("64M");
@@ -201,7 +196,7 @@ fn pools_are_left_as_they_were_and_never_fill_up_by_what_is_kept() {
 
 #[test]
 fn several_volumes_and_files_are_one_snapshot() {
-    if !in_lab("several_volumes_and_files_are_one_snapshot", &["2G", "300M"]) {
+    if !in_lab!("2G", "300M") {
         return;
     }
     pool("200M");
@@ -253,7 +248,7 @@ fn several_volumes_and_files_are_one_snapshot() {
 
 #[test]
 fn nothing_is_left_behind() {
-    if !in_lab("nothing_is_left_behind", &["1G"]) {
+    if !in_lab!("1G") {
         return;
     }
     pool("100M");
@@ -309,24 +304,20 @@ fn nothing_is_left_behind() {
     varv.ok(args!["check", "--read-data"]);
 }
 
-fn mapped(volume: &str) -> u64 {
-    sh(&format!("dmsetup status {volume} | awk '{{ print $4 }}'")).parse::<u64>().unwrap() * 512
-}
-
 #[test]
 fn nights_come_back_onto_any_device() {
-    if !in_lab("nights_come_back_onto_any_device", &["1G", "600M"]) {
+    if !in_lab!("1G", "600M") {
         return;
     }
     pool("200M");
     sh("lvcreate -q -y -n thick -L 40M vg; lvcreate -q -y -n thin -V 100M --thinpool pool vg
-        mkdir -p /m /copies; for name in thick thin; do mkfs.ext4 -q /dev/vg/$name; done");
+        mkdir -p /m; for name in thick thin; do mkfs.ext4 -q /dev/vg/$name; done");
     let varv = Varv::new();
     let fill = |volume: &str, number: u32| {
         sh(&format!(
             "mount /dev/vg/{volume} /m; head -c 9M /dev/urandom > /m/{number}; echo {number} > /m/night; umount /m"
         ));
-        sh(&format!("dd if=/dev/vg/{volume} of=/copies/{volume}{number} bs=1M conv=sparse status=none"));
+        copy(&format!("/dev/vg/{volume}"), &format!("{volume}{number}"));
     };
     let nights: Vec<Value> = (1..=2)
         .map(|number| {
@@ -385,7 +376,7 @@ fn nights_come_back_onto_any_device() {
 
 #[test]
 fn bad_sectors_cost_one_volume_or_one_night() {
-    if !in_lab("bad_sectors_cost_one_volume_or_one_night", &["600M"]) {
+    if !in_lab!("600M") {
         return;
     }
     // A disk under the group whose sectors can be made bad. It begins behind the start of the disk
@@ -485,7 +476,7 @@ fn a_power_cut_costs_one_night() {
 
 #[test]
 fn what_is_frozen_is_let_go_whatever_happens() {
-    if !in_lab("what_is_frozen_is_let_go_whatever_happens", &["300M"]) {
+    if !in_lab!("300M") {
         return;
     }
     group();
@@ -510,34 +501,8 @@ fn what_is_frozen_is_let_go_whatever_happens() {
 }
 
 #[test]
-fn a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing() {
-    if !in_lab("a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing", &["1G"]) {
-        return;
-    }
-    pool("400M");
-    sh("lvcreate -q -y -n thin -V 512M --thinpool pool vg");
-    sh("head -c 10M /dev/urandom | dd of=/dev/vg/thin bs=1M seek=100 conv=fsync status=none");
-    sh("head -c 5M /dev/zero | dd of=/dev/vg/thin bs=1M seek=200 conv=fsync status=none");
-    let varv = Varv::without_repository();
-    let report = || varv.json(args!["sparse", "report", "/dev/vg/thin"])[0].clone();
-    const MIB: u64 = 1 << 20;
-    let before = report();
-    assert_eq!(
-        (&before["bytes_logical"], &before["bytes_optimum"]),
-        (&(512 * MIB).into(), &(10 * MIB).into())
-    );
-    assert_eq!(before["bytes_physical"], 15 * MIB);
-    let from = varv.path("from");
-    sh(&format!("head -c 3M /dev/urandom > {0}; truncate -s 64M {0}", from.display()));
-    varv.ok(args!["sync", "--verify", &from, "/dev/vg/thin"]);
-    assert_eq!(report()["bytes_physical"], 18 * MIB);
-    varv.ok(args!["copy", "--in-place", "--verify", &from, "/dev/vg/thin"]);
-    assert_eq!(report()["bytes_physical"], 18 * MIB);
-}
-
-#[test]
 fn a_profile_backs_up_volumes_and_files() {
-    if !in_lab("a_profile_backs_up_volumes_and_files", &["300M"]) {
+    if !in_lab!("300M") {
         return;
     }
     group();

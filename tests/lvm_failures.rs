@@ -5,7 +5,9 @@ mod support;
 
 use std::ffi::OsString;
 
-use support::lab::{assert_newest_is, group, how, in_lab, kept, night, pool, scribble, sh};
+use support::lab::{
+    assert_dump_is, assert_newest_is, copy, group, how, in_lab, kept, night, pool, scribble, sh,
+};
 use support::{Done, Varv, args};
 
 /// Backs up while a script runs that begins once a part of the first volume is done.
@@ -32,7 +34,7 @@ fn assert_only_kept_are_left(varv: &Varv) {
 
 #[test]
 fn a_classic_snapshot_that_overflows_costs_its_volume_this_night() {
-    if !in_lab("a_classic_snapshot_that_overflows_costs_its_volume_this_night", &["2G"]) {
+    if !in_lab!("2G") {
         return;
     }
     group();
@@ -55,7 +57,7 @@ fn a_classic_snapshot_that_overflows_costs_its_volume_this_night() {
 
 #[test]
 fn a_pool_that_runs_full_costs_what_is_kept_in_it() {
-    if !in_lab("a_pool_that_runs_full_costs_what_is_kept_in_it", &["2G"]) {
+    if !in_lab!("2G") {
         return;
     }
     pool("400M");
@@ -69,7 +71,7 @@ fn a_pool_that_runs_full_costs_what_is_kept_in_it() {
     night(&varv, args!["vg/a", "vg/b"]);
     assert_eq!(kept(&varv).len(), 2);
     scribble("/dev/vg/a", 0, 80);
-    sh("dd if=/dev/vg/a of=/root/a bs=1M status=none");
+    copy("/dev/vg/a", "a");
     // Some program writes until the pool has no block left.
     let fill = "dd if=/dev/urandom of=/dev/vg/b bs=1M oflag=direct";
     let done = while_it_runs(&varv, fill, args!["vg/a", "vg/b"]);
@@ -78,10 +80,9 @@ fn a_pool_that_runs_full_costs_what_is_kept_in_it() {
     assert!(kept(&varv).is_empty());
     assert!(!sh("lvs --noheadings -a -o lv_name vg").contains("varv"));
     assert_eq!(sh("dmsetup status vg-pool-tpool | awk '{ print $7 }'"), "-");
-    let program = env!("CARGO_BIN_EXE_varv");
-    sh(&format!("{program} -r {} dump vg/a | cmp - /root/a", varv.repository.display()));
+    assert_dump_is(&varv, "vg/a", "/copies/a");
     // What was kept has given its room back, and the next night is as any.
-    sh("cmp /dev/vg/a /root/a; blkdiscard -f /dev/vg/b");
+    sh("cmp /dev/vg/a /copies/a; blkdiscard -f /dev/vg/b");
     assert_eq!(
         how(&night(&varv, args!["vg/a", "vg/b"])),
         ("full", Some("no snapshot was kept of the last backup"))
@@ -100,7 +101,7 @@ fn come_back() {
 
 #[test]
 fn a_disk_that_disappears_costs_its_volumes_this_night() {
-    if !in_lab("a_disk_that_disappears_costs_its_volumes_this_night", &["1G", "1G"]) {
+    if !in_lab!("1G", "1G") {
         return;
     }
     group();
@@ -110,10 +111,9 @@ fn a_disk_that_disappears_costs_its_volumes_this_night() {
     let varv = Varv::new();
     scribble("/dev/gone/a", 0, 300);
     scribble("/dev/vg/stays", 0, 10);
-    sh("dd if=/dev/gone/a of=/root/a bs=1M status=none");
     night(&varv, args!["gone/a", "vg/stays"]);
     scribble("/dev/gone/a", 100, 5);
-    sh("dd if=/dev/gone/a of=/root/a bs=1M status=none");
+    copy("/dev/gone/a", "a");
     let done = while_it_runs(&varv, GONE, args!["--force-read", "gone/a", "vg/stays"]);
     done.says(&["gone/a", "cannot"]);
     assert!(matches!(done.code, Some(1 | 3)), "{done:?}");
@@ -122,7 +122,7 @@ fn a_disk_that_disappears_costs_its_volumes_this_night() {
     }
     come_back();
     // As after a boot: what the kernel knows of a disk that was gone is of no use.
-    sh("vgchange -q -an gone; vgchange -q -ay gone; cmp /dev/gone/a /root/a");
+    sh("vgchange -q -an gone; vgchange -q -ay gone; cmp /dev/gone/a /copies/a");
     night(&varv, args!["gone/a", "vg/stays"]);
     assert_newest_is(&varv, "gone/a");
     assert_newest_is(&varv, "vg/stays");
@@ -142,12 +142,12 @@ fn a_disk_that_disappears_costs_its_volumes_this_night() {
     come_back();
     sh("vgchange -q -an gone; vgchange -q -ay gone");
     varv.ok(args!["restore", "--in-place", "--verify", "gone/a", "/dev/gone/target"]);
-    sh("cmp /root/a /dev/gone/target");
+    sh("cmp /copies/a /dev/gone/target");
 }
 
 #[test]
 fn sectors_of_4096_bytes_and_odd_sizes() {
-    if !in_lab("sectors_of_4096_bytes_and_odd_sizes", &["600M"]) {
+    if !in_lab!("600M") {
         return;
     }
     // Extents of 64 KiB, so that a volume may have nearly any length.
@@ -188,30 +188,4 @@ fn sectors_of_4096_bytes_and_odd_sizes() {
         varv.ok(args!["restore", "--in-place", "--verify", &path, format!("/dev/large/{kind}")]);
         sh(&format!("cmp /dev/vg/{kind} /dev/large/{kind}"));
     }
-}
-
-#[test]
-fn free_blocks_need_not_be_stored() {
-    if !in_lab("free_blocks_need_not_be_stored", &["2G"]) {
-        return;
-    }
-    pool("500M");
-    sh(
-        "lvcreate -q -y -n a -L 100M vg; lvcreate -q -y -n b -V 320M --thinpool pool vg; lvcreate -q -y -n c -L 40M vg",
-    );
-    for (volume, len) in [("a", 100), ("b", 320), ("c", 40)] {
-        scribble(&format!("/dev/vg/{volume}"), 0, len);
-    }
-    sh("mkfs.ext4 -q -E nodiscard /dev/vg/a; mkfs.xfs -q -K -f /dev/vg/b
-        for n in a b; do mkdir /$n; mount /dev/vg/$n /$n; head -c 5M /dev/urandom > /$n/file; done; sync");
-    let varv = Varv::new();
-    let words = args!["--free-blocks", "partclone", "vg/a", "vg/b", "vg/c"];
-    let done = varv.run(&[args!["--json", "lvm", "backup"], words].concat());
-    done.says(&["vg/c: free blocks are not known"]);
-    let night = done.json();
-    let by = [0, 1, 2].map(|at| night["volumes"][at]["free_blocks"].as_str());
-    assert_eq!(by, [Some("partclone.ext4"), Some("partclone.xfs"), None], "{night}");
-    // XFS has a log of 64 MiB.
-    let read = [0, 1].map(|at| night["volumes"][at]["bytes_read"].as_u64().unwrap() >> 20);
-    assert!(read[0] < 20 && read[1] < 100, "{night}");
 }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::lab::{assert_newest_is, group, how, in_lab, kept, pool, scribble, sh};
+use support::lab::{assert_dump_is, assert_newest_is, copy, group, how, in_lab, kept, pool, scribble, sh};
 use support::{Varv, args};
 
 /// How far a checkpoint lies behind the one before.
@@ -60,13 +60,13 @@ fn assert_reads_only_the_rest(night: &Value, len: u64) {
 
 #[test]
 fn a_killed_backup_is_gone_on_with() {
-    if !in_lab("a_killed_backup_is_gone_on_with", &["2G"]) {
+    if !in_lab!("2G") {
         return;
     }
     group();
-    sh("lvcreate -q -y -n a -L 200M vg; lvcreate -q -y -n b -L 40M vg; mkdir /copies");
+    sh("lvcreate -q -y -n a -L 200M vg; lvcreate -q -y -n b -L 40M vg");
     scribble("/dev/vg/a", 0, 200);
-    sh("dd if=/dev/vg/a of=/copies/a bs=1M status=none");
+    copy("/dev/vg/a", "a");
     let varv = Varv::new();
     assert_eq!(interrupt(&varv, &["vg/a"], "KILL").code(), None);
     assert_eq!((varv.snapshots().len(), kept(&varv).len()), (0, 1));
@@ -81,11 +81,10 @@ fn a_killed_backup_is_gone_on_with() {
     assert_reads_only_the_rest(&done.json(), 200 * MIB);
     assert_eq!(how(&done.json()), ("full", None));
     assert_eq!(kept(&varv), before);
-    let dump = format!("{} -r {} dump vg/a", env!("CARGO_BIN_EXE_varv"), varv.repository.display());
-    sh(&format!("{dump} | cmp - /copies/a"));
+    assert_dump_is(&varv, "vg/a", "/copies/a");
     // The next night knows what has changed since, and is interrupted as well.
     scribble("/dev/vg/a", 120, 70);
-    sh("dd if=/dev/vg/a of=/copies/a bs=1M status=none");
+    copy("/dev/vg/a", "a");
     assert_eq!(interrupt(&varv, &["vg/a"], "TERM").code(), Some(143));
     assert_eq!(kept(&varv).len(), 2);
     scribble("/dev/vg/a", 50, 1);
@@ -93,7 +92,7 @@ fn a_killed_backup_is_gone_on_with() {
     assert_eq!(how(&night_after), ("cow", None));
     assert!(resumed(&night_after) > 120 * MIB, "{night_after}");
     assert!(night_after["bytes_read"].as_u64().unwrap() < 60 * MIB, "{night_after}");
-    sh(&format!("{dump} | cmp - /copies/a"));
+    assert_dump_is(&varv, "vg/a", "/copies/a");
     assert_eq!(kept(&varv).len(), 1);
     assert_eq!(how(&varv.json(&words(&["vg/a"])[1..])), ("cow", None));
     assert_newest_is(&varv, "vg/a");
@@ -118,14 +117,14 @@ fn a_killed_backup_is_gone_on_with() {
 
 #[test]
 fn several_volumes_are_gone_on_with_together() {
-    if !in_lab("several_volumes_are_gone_on_with_together", &["2G"]) {
+    if !in_lab!("2G") {
         return;
     }
     pool("600M");
-    sh("mkdir /copies; for name in a b c; do lvcreate -q -y -n $name -V 200M --thinpool pool vg; done");
+    sh("for name in a b c; do lvcreate -q -y -n $name -V 200M --thinpool pool vg; done");
     for name in ["a", "b"] {
         scribble(&format!("/dev/vg/{name}"), 0, 100);
-        sh(&format!("dd if=/dev/vg/{name} of=/copies/{name} bs=1M conv=sparse status=none"));
+        copy(&format!("/dev/vg/{name}"), name);
     }
     let varv = Varv::new();
     let all = ["vg/a", "vg/b", "vg/c"];
@@ -143,8 +142,7 @@ fn several_volumes_are_gone_on_with_together() {
     let read = night["bytes_read"].as_u64().unwrap();
     assert!(read <= 200 * MIB - resumed(&night) + MIB / 4, "{night}");
     for name in ["a", "b"] {
-        let program = env!("CARGO_BIN_EXE_varv");
-        sh(&format!("{program} -r {} dump vg/{name} | cmp - /copies/{name}", varv.repository.display()));
+        assert_dump_is(&varv, &format!("vg/{name}"), &format!("/copies/{name}"));
     }
     assert_eq!(kept(&varv).len(), 3);
     let next = varv.json(&words(&all)[1..]);

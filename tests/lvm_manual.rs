@@ -31,7 +31,7 @@ fn follow(page: &str) {
 
 #[test]
 fn the_page_can_be_followed() {
-    if !in_lab("the_page_can_be_followed", &["2G", "600G"]) {
+    if !in_lab!("2G", "600G") {
         return;
     }
     let (nights, worst_day) = PAGE.split_at(PAGE.find("## On the worst day").unwrap());

@@ -19,27 +19,43 @@ pub fn is_installed() -> bool {
     is_installed || skip::<()>("the LVM lab is not installed: tests/lab/install").is_some()
 }
 
-/// True in the lab. Outside of it, boots one with these empty disks and runs the test `name` there.
-pub fn in_lab(name: &str, disks: &[&str]) -> bool {
+/// True in the lab. Outside of it, boots one with these empty disks and runs the test there in which
+/// it stands.
+macro_rules! in_lab {
+    ($($disk:expr),+) => {{
+        fn here() {}
+        support::lab::is_in_lab(std::any::type_name_of_val(&here), &[$($disk),+])
+    }};
+}
+pub(crate) use in_lab;
+
+/// For [`in_lab`]: `here` is `FILE::TEST::here`.
+pub fn is_in_lab(here: &str, disks: &[&str]) -> bool {
     if std::env::var_os("LAB_DISKS").is_some() {
         return true;
     }
     if !is_installed() {
         return false;
     }
+    let name = here.split("::").nth(1).unwrap();
     let disks = disks.iter().flat_map(|size| ["--disk", size]);
-    let output = Command::new(LAB)
-        .args(["--memory", "2G", "--timeout", "600"])
-        .args(disks)
-        .arg("--")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = lab("2G").args(disks).args(itself(name)).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "in the lab: {text}");
     false
+}
+
+/// Boots a lab; its disks and what is run in it follow.
+fn lab(memory: &str) -> Command {
+    let mut lab = Command::new(LAB);
+    lab.args(["--memory", memory, "--timeout", "600"]).stdin(Stdio::null());
+    lab
+}
+
+/// This program with one of its tests.
+fn itself(test: &str) -> Vec<OsString> {
+    let words = args!["--exact", test, "--nocapture", "--test-threads", "1"];
+    [args!["--", std::env::current_exe().unwrap()], words].concat()
 }
 
 /// Runs a script; what it printed.
@@ -87,22 +103,34 @@ pub fn scribble(device: &str, mebibyte: u64, count: u64) {
     ));
 }
 
+/// Copies a device's content, for a later look at it.
+pub fn copy(device: &str, to: &str) {
+    sh(&format!("mkdir -p /copies; dd if={device} of=/copies/{to} bs=1M conv=sparse status=none"));
+}
+
+/// What `dump` prints with these words is what is here.
+pub fn assert_dump_is(varv: &Varv, words: &str, there: &str) {
+    let (repository, program) = (varv.repository.display(), env!("CARGO_BIN_EXE_varv"));
+    sh(&format!("{program} -r {repository} dump {words} | cmp - {there}"));
+}
+
 /// The newest snapshot is what the volume is now.
 pub fn assert_newest_is(varv: &Varv, volume: &str) {
-    let (repository, program) = (varv.repository.display(), env!("CARGO_BIN_EXE_varv"));
-    sh(&format!("{program} -r {repository} dump {volume} | cmp - /dev/{volume}"));
+    assert_dump_is(varv, volume, &format!("/dev/{volume}"));
+}
+
+/// Bytes that a pool has mapped for a thin volume, by the device-mapper's name of it.
+pub fn mapped(volume: &str) -> u64 {
+    sh(&format!("dmsetup status {volume} | awk '{{ print $4 }}'")).parse::<u64>().unwrap() * 512
 }
 
 /// Boots a lab with this disk, which keeps what is written to it, and runs the test in it.
 pub fn boot(name: &str, phase: &str, image: &Path) -> Option<i32> {
-    let status = Command::new(LAB)
-        .args(["--memory", "1G", "--timeout", "600", "--disk-image"])
+    let status = lab("1G")
+        .arg("--disk-image")
         .arg(image)
-        .arg("--")
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads", "1"])
+        .args(itself(name))
         .env("VARV_TEST_PHASE", phase)
-        .stdin(Stdio::null())
         .output()
         .unwrap();
     eprintln!("{}{}", String::from_utf8_lossy(&status.stdout), String::from_utf8_lossy(&status.stderr));

@@ -170,6 +170,17 @@ fn hard_links_are_one_file_and_symlinks_none() {
 }
 
 #[test]
+fn a_file_with_two_names_is_unique_once() {
+    let root = tree();
+    fs::write(root.path().join("a"), "a").unwrap();
+    fs::hard_link(root.path().join("a"), root.path().join("b")).unwrap();
+    fs::write(root.path().join("other"), "another length").unwrap();
+    let report = json(args![root.path(), "--unique"]);
+    assert_eq!((&report["totals"]["unique"], report["unique"].as_array().unwrap().len()), (&2.into(), 2));
+    assert_eq!(report["unique"][0]["links"].as_array().unwrap().len(), 1, "{report}");
+}
+
+#[test]
 fn filters_choose_files() {
     let root = tree();
     fs::create_dir_all(root.path().join("keep")).unwrap();

@@ -5,10 +5,11 @@
 //! ```text
 //! key      u64 !wasted · u64 device · u64 inode, both of the group's first file · u8 kind
 //! group    key, kind 0 · varint length, data, files, names, copies, implied
-//! file     key, kind 1 · u32 root · path · u8 0 · inode · copy · further names
+//! file     key, kind 1 · u32 root · path · u8 0 · inode · further names · varint copy
 //! unique   key, all but the kind 255, kind 2 · as a file
 //! ```
 
+use super::class::Files;
 use super::record::Inode;
 use super::sorter::{Sorted, Sorter};
 use crate::error::{Error, Result};
@@ -83,28 +84,28 @@ impl Findings {
         Self { sorter, record: Vec::new() }
     }
 
-    /// Adds a group.
-    pub fn add(&mut self, group: &Group, files: &[File]) -> Result<()> {
-        let first = files.iter().map(|file| (file.inode.device, file.inode.inode)).min().unwrap_or_default();
-        self.key(group.wasted, first, GROUP);
-        let Group { len, data, files: count, names, copies, implied, .. } = *group;
+    /// Adds a group of files with so many bytes, `data` of which are not holes.
+    pub fn add(&mut self, (len, data): (u64, u64), implied: bool, files: &Files) -> Result<Group> {
+        let Files { first, count, names, copies, .. } = *files;
+        let wasted = data.saturating_mul(copies.saturating_sub(1));
+        self.key(wasted, first, GROUP);
         for number in [len, data, count, names, copies, implied.into()] {
             put_varint(&mut self.record, number);
         }
         self.sorter.push(&self.record)?;
-        for file in files {
-            self.key(group.wasted, first, FILE);
-            self.file(file);
-            self.sorter.push(&self.record)?;
-        }
-        Ok(())
+        files.for_each(|copy, file| {
+            self.key(wasted, first, FILE);
+            self.file(file, copy)
+        })?;
+        Ok(Group { len, data, files: count, names, copies, wasted, implied })
     }
 
     /// Adds a file that has no equal.
     pub fn add_unique(&mut self, file: &File) -> Result<()> {
         self.key(0, (u64::MAX, u64::MAX), UNIQUE);
-        self.file(file);
-        self.sorter.push(&self.record)
+        let mut written = Vec::new();
+        put_file(file, &mut written);
+        self.file(&written, 0)
     }
 
     fn key(&mut self, wasted: u64, (device, inode): (u64, u64), kind: u8) {
@@ -115,28 +116,35 @@ impl Findings {
         self.record.push(kind);
     }
 
-    fn file(&mut self, file: &File) {
-        let out = &mut self.record;
-        let Some((first, further)) = file.names.split_first() else { return };
-        out.extend_from_slice(&first.root.to_be_bytes());
-        out.extend_from_slice(&first.path);
-        out.push(0);
-        let Inode { len, device, inode, modified, changed, links, is_sparse } = file.inode;
-        let times = [modified, changed].map(|time| [time.seconds as u64, time.nanos.into()]);
-        let numbers = [len, device, inode, links.into(), is_sparse.into(), file.copy];
-        for number in times.into_iter().flatten().chain(numbers) {
-            put_varint(out, number);
-        }
-        put_varint(out, further.len() as u64);
-        for name in further {
-            put_varint(out, name.root.into());
-            put_bytes(out, &name.path);
-        }
+    fn file(&mut self, file: &[u8], copy: u64) -> Result<()> {
+        self.record.extend_from_slice(file);
+        put_varint(&mut self.record, copy);
+        self.sorter.push(&self.record)
     }
 
     /// All of them, sorted.
     pub fn finish(self) -> Result<Found> {
         Ok(Found(self.sorter.finish()?))
+    }
+}
+
+/// Appends a file, all but the number of its bytes. In order these are the files in the order of
+/// their first names.
+pub fn put_file(file: &File, out: &mut Vec<u8>) {
+    let Some((first, further)) = file.names.split_first() else { return };
+    out.extend_from_slice(&first.root.to_be_bytes());
+    out.extend_from_slice(&first.path);
+    out.push(0);
+    let Inode { len, device, inode, modified, changed, links, is_sparse } = file.inode;
+    let times = [modified, changed].map(|time| [time.seconds as u64, time.nanos.into()]);
+    let numbers = [len, device, inode, links.into(), is_sparse.into()];
+    for number in times.into_iter().flatten().chain(numbers) {
+        put_varint(out, number);
+    }
+    put_varint(out, further.len() as u64);
+    for name in further {
+        put_varint(out, name.root.into());
+        put_bytes(out, &name.path);
     }
 }
 
@@ -179,14 +187,14 @@ fn read_file(rest: &[u8]) -> Result<File, Malformed> {
     let (path, rest) = rest.split_at(end);
     let mut names = vec![Name { root: u32::from_be_bytes(*root), path: path.to_vec() }];
     let mut reader = Reader::new(rest.get(1..).unwrap_or_default());
-    let [s, ns, changed_s, changed_ns, len, device, inode, links, sparse, copy] = numbers(&mut reader)?;
+    let [s, ns, changed_s, changed_ns, len, device, inode, links, sparse] = numbers(&mut reader)?;
     let time = |seconds: u64, nanos: u64| Time { seconds: seconds as i64, nanos: nanos as u32 };
     let (modified, changed) = (time(s, ns), time(changed_s, changed_ns));
     let inode = Inode { len, device, inode, modified, changed, links: links as u32, is_sparse: sparse != 0 };
     for _ in 0..reader.count(1)? {
         names.push(Name { root: reader.varint()? as u32, path: reader.bytes()?.to_vec() });
     }
-    Ok(File { inode, copy, names })
+    Ok(File { inode, copy: reader.varint()?, names })
 }
 
 fn numbers<const N: usize>(reader: &mut Reader) -> Result<[u64; N], Malformed> {

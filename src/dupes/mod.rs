@@ -7,44 +7,41 @@
 
 pub mod against;
 pub mod apply;
+mod class;
+mod collector;
 mod compare;
 mod found;
 mod heads;
+mod look;
 mod open;
 mod paths;
 mod record;
 pub mod report;
 mod scan;
+mod sets;
 mod shared;
 mod sorter;
 pub mod stored;
 
-use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Stop};
 use crate::source::exclude::Patterns;
-use compare::{Comparer, Member};
-use found::Findings;
+use collector::Collector;
+use look::Reading;
 use open::{BytesRead, Opener};
-use record::{Digest, FileRecord};
-use sorter::{Sorted, Sorter};
+use sorter::Sorter;
 
 pub use found::{File, Found, Group, Name, Sink};
 pub use heads::WHOLE_MAX;
 pub use paths::Root;
 pub use record::Inode;
+pub use sorter::Temporary;
 
-/// Threads that compare: with what one of them opens, 64 files are open at once.
-const COMPARERS: usize = 4;
-/// Sets that wait for a thread, and classes that wait to be told.
-const QUEUE: usize = 64;
 /// Problems that are listed; beyond that they are counted.
 const PROBLEMS_MAX: usize = 1000;
 
@@ -55,8 +52,8 @@ pub struct Options {
     pub roots: Vec<PathBuf>,
     /// Directories whose files are kept: only groups with one of theirs are told.
     pub references: Vec<PathBuf>,
-    /// Where a temporary file is made, if one is needed.
-    pub temporary: PathBuf,
+    /// Where what does not fit in memory goes.
+    pub temporary: Temporary,
     /// Which files count.
     pub filters: Filters,
     /// Whether to stay on the roots' file systems.
@@ -200,11 +197,12 @@ pub fn run(options: &Options, observer: &dyn Observer, stop: &Stop) -> Result<Re
     let opener = Opener { roots: &roots, dirs: &scan.dirs, counts: BytesRead::default() };
     let mut collector = Collector::new(options, &opener);
     observer.event(Event::Phase { name: "reading", bytes: None });
+    let reading = Reading { opener: &opener, problems: &problems, stop };
     let sorter = Sorter::new(&options.temporary);
-    let unique = &mut |file: &FileRecord| collector.unique(file);
-    let heads = heads::read(scan.files, &opener, sorter, &problems, stop, unique)?;
+    let heads = heads::read(scan.files, reading, sorter, &mut |member| collector.unique(&member))?;
     observer.event(Event::Phase { name: "comparing", bytes: None });
-    compare_all(&heads.files, &opener, &problems, stop, &mut collector)?;
+    let tell = |told| collector.take(told);
+    sets::tell_apart(heads.files, reading, &options.temporary, options.unique, tell)?;
     let Collector { findings, mut totals, .. } = collector;
     totals.files = scan.counts.files;
     totals.bytes = scan.counts.bytes;
@@ -221,186 +219,81 @@ pub fn run(options: &Options, observer: &dyn Observer, stop: &Stop) -> Result<Re
     Ok(Report { roots, found, totals, left_out, relations: None })
 }
 
-/// Tells apart what has one length and one digest, in several threads.
-fn compare_all(
-    heads: &Sorted,
-    opener: &Opener,
-    problems: &Problems,
-    stop: &Stop,
-    collector: &mut Collector,
-) -> Result<()> {
-    std::thread::scope(|scope| {
-        let (sets, work) = bounded(QUEUE);
-        let (classes, results) = bounded::<Result<Vec<Member>>>(QUEUE);
-        let wants_unique = collector.options.unique;
-        for _ in 0..COMPARERS {
-            let (work, classes) = (work.clone(), classes.clone());
-            scope.spawn(move || compare_sets(&work, &classes, &mut Comparer::new(opener, problems, stop)));
-        }
-        drop(work);
-        scope.spawn(move || {
-            if let Err(error) = send_sets(heads, wants_unique, &sets, &classes) {
-                let _ = classes.send(Err(error));
-            }
-        });
-        results.iter().try_for_each(|class| collector.class(class?))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Silent;
+    use std::collections::{BTreeMap, BTreeSet};
 
-/// Whoever receives is gone once it has failed.
-fn compare_sets(work: &Receiver<Vec<Member>>, out: &Sender<Result<Vec<Member>>>, comparer: &mut Comparer) {
-    for set in work {
-        let sent = match comparer.classes(set) {
-            Ok(classes) => classes.into_iter().try_for_each(|class| out.send(Ok(class))),
-            Err(error) => out.send(Err(error)),
+    #[derive(Default)]
+    struct Listed(Vec<BTreeSet<Vec<u8>>>, u64);
+
+    impl Sink for Listed {
+        fn group(&mut self, group: &Group) -> Result<()> {
+            self.0.push(BTreeSet::new());
+            self.1 += group.wasted;
+            Ok(())
+        }
+
+        fn file(&mut self, file: &File) -> Result<()> {
+            let names = file.names.iter().map(|name| name.path.clone());
+            self.0.last_mut().unwrap().extend(names);
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn unique(&mut self, _: &File) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Sets of one content, of one length, of one length and equal ends, and pairs; each larger
+    /// than all that a sorter holds.
+    #[test]
+    fn sets_that_do_not_fit_in_memory_are_found_too() {
+        let root = tempfile::tempdir().unwrap();
+        let long = |middle: usize| {
+            let mut bytes = vec![b'l'; 200_000];
+            bytes[150_000..150_008].copy_from_slice(&(middle as u64).to_be_bytes());
+            bytes
         };
-        if sent.is_err() {
-            return;
-        }
-    }
-}
-
-/// Sends sets of files that were not read whole to those who compare, and classes of files that
-/// were to the collector.
-fn send_sets(
-    heads: &Sorted,
-    wants_unique: bool,
-    sets: &Sender<Vec<Member>>,
-    classes: &Sender<Result<Vec<Member>>>,
-) -> Result<()> {
-    let mut set: Vec<Member> = Vec::new();
-    let mut before: Option<(u64, Digest)> = None;
-    let send = |set: Vec<Member>| match set.first() {
-        None => true,
-        Some(_) if set.len() == 1 && !wants_unique => true,
-        Some(member) if set.len() == 1 || member.inode.len <= WHOLE_MAX => classes.send(Ok(set)).is_ok(),
-        Some(_) => sets.send(set).is_ok(),
-    };
-    let mut records = heads.records()?;
-    while let Some(record) = records.next()? {
-        let (FileRecord { inode, dir, name }, digest) = FileRecord::of_read(record)?;
-        if before.replace((inode.len, digest)) != Some((inode.len, digest)) && !send(std::mem::take(&mut set))
-        {
-            return Ok(());
-        }
-        let name = (dir, name.to_vec());
-        match set.last_mut() {
-            Some(last) if (last.inode.device, last.inode.inode) == (inode.device, inode.inode) => {
-                last.names.push(name);
+        let mut expected: BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>> = BTreeMap::new();
+        for number in 0..600usize {
+            let shapes = [
+                ("one", b"one content".to_vec()),
+                ("length", format!("{number:08}").into_bytes()),
+                ("pair", vec![b'p'; 100 + number / 2]),
+            ];
+            let few = (number < 120).then(|| ("long", long(number / 40)));
+            for (shape, bytes) in shapes.into_iter().chain(few) {
+                let name = format!("{shape}-{number}");
+                std::fs::write(root.path().join(&name), &bytes).unwrap();
+                expected.entry(bytes).or_default().insert(name.into_bytes());
             }
-            _ => set.push(Member { inode, names: vec![name] }),
         }
-    }
-    send(set);
-    Ok(())
-}
-
-/// Makes groups of classes.
-struct Collector<'a> {
-    options: &'a Options,
-    opener: &'a Opener<'a>,
-    findings: Findings,
-    sharing: shared::Sharing,
-    totals: Totals,
-    path: Vec<u8>,
-}
-
-impl<'a> Collector<'a> {
-    fn new(options: &'a Options, opener: &'a Opener<'a>) -> Self {
-        let findings = Findings::new(Sorter::new(&options.temporary));
-        let sharing = shared::Sharing::default();
-        Self { options, opener, findings, sharing, totals: Totals::default(), path: Vec::new() }
-    }
-
-    fn unique(&mut self, file: &FileRecord) -> Result<()> {
-        if !self.options.unique {
-            return Ok(());
-        }
-        self.class(vec![Member { inode: file.inode, names: vec![(file.dir, file.name.to_vec())] }])
-    }
-
-    fn class(&mut self, class: Vec<Member>) -> Result<()> {
-        let mut files: Vec<_> = class.into_iter().map(|member| (self.file(&member), member)).collect();
-        files.sort_unstable_by(|(a, _), (b, _)| a.names.cmp(&b.names));
-        match files.as_slice() {
-            [(file, _)] if self.options.unique => {
-                self.totals.unique += 1;
-                self.findings.add_unique(file)
-            }
-            [_, _, ..] if self.is_wanted(&files) => self.group(files),
-            _ => Ok(()),
-        }
-    }
-
-    fn file(&mut self, member: &Member) -> File {
-        let names = member.names.iter().map(|(dir, name)| {
-            let root = self.opener.below(*dir, name, &mut self.path);
-            Name { root, path: self.path.clone() }
-        });
-        let mut names: Vec<Name> = names.collect();
-        names.sort_unstable();
-        File { inode: member.inode, copy: 0, names }
-    }
-
-    fn is_wanted(&self, files: &[(File, Member)]) -> bool {
-        let roots = || files.iter().flat_map(|(file, _)| &file.names).map(|name| name.root);
-        let is_reference =
-            |root: u32| self.opener.roots.get(root as usize).is_some_and(|root| root.is_reference);
-        let spans_roots = || roots().collect::<BTreeSet<_>>().len() > 1;
-        let has_both = || roots().any(is_reference) && roots().any(|root| !is_reference(root));
-        (!self.options.isolate || spans_roots()) && (self.options.references.is_empty() || has_both())
-    }
-
-    fn group(&mut self, mut files: Vec<(File, Member)>) -> Result<()> {
-        let len = files.first().map_or(0, |(file, _)| file.inode.len);
-        let copies = self.find_copies(&mut files);
-        let data = match files.iter().find(|(file, _)| file.inode.is_sparse && len > WHOLE_MAX) {
-            Some((_, sparse)) => self.open(sparse).map_or(len, |file| shared::data_len(&file, len)),
-            None => len,
-        };
-        let files: Vec<File> = files.into_iter().map(|(file, _)| file).collect();
-        let names = files.iter().map(|file| file.names.len() as u64).sum();
-        let wasted = data.saturating_mul(copies.saturating_sub(1));
-        let count = files.len() as u64;
-        let group = Group { len, data, files: count, names, copies, wasted, implied: false };
-        self.totals.groups += 1;
-        self.totals.redundant += group.files - 1;
-        self.totals.wasted += wasted;
-        self.findings.add(&group, &files)
-    }
-
-    /// Numbers the places that the files' bytes are in; how many there are.
-    fn find_copies(&mut self, files: &mut [(File, Member)]) -> u64 {
-        let mut known: HashMap<(u64, Digest), u64> = HashMap::new();
-        let mut count = 0;
-        for (file, member) in files {
-            let place = self.places(member).map(|digest| (member.inode.device, digest));
-            let is_new = place.is_none_or(|place| !known.contains_key(&place));
-            file.copy = match place {
-                Some(place) => *known.entry(place).or_insert(count),
-                None => count,
+        expected.retain(|_, class| class.len() > 1);
+        let wasted: usize = expected.iter().map(|(bytes, class)| bytes.len() * (class.len() - 1)).sum();
+        for memory_max in [4 << 10, 48 << 20] {
+            let options = Options {
+                roots: vec![root.path().to_path_buf()],
+                references: Vec::new(),
+                temporary: Temporary::with_memory(std::env::temp_dir(), memory_max),
+                filters: Filters::default(),
+                one_file_system: false,
+                isolate: false,
+                unique: true,
             };
-            count += u64::from(is_new);
+            let report = run(&options, &Silent, &Stop::default()).unwrap();
+            let mut listed = Listed::default();
+            report.found.tell(&mut listed).unwrap();
+            assert_eq!(listed.0.len(), 1 + 3 + 300, "{memory_max}");
+            let found: BTreeSet<_> = listed.0.into_iter().collect();
+            assert_eq!(found, expected.values().cloned().collect(), "{memory_max}");
+            assert_eq!((report.totals.wasted, listed.1), (wasted as u64, wasted as u64));
+            assert_eq!((report.totals.unique, report.totals.longest_set), (600, 600), "{memory_max}");
         }
-        count
     }
-
-    fn places(&mut self, member: &Member) -> Option<Digest> {
-        let Self { sharing, opener, .. } = self;
-        let open = || open_member(opener, member);
-        sharing
-            .is_possible(member.inode.device, open)
-            .then(open)
-            .flatten()
-            .and_then(|file| shared::places(&file))
-    }
-
-    fn open(&self, member: &Member) -> Option<std::fs::File> {
-        open_member(self.opener, member)
-    }
-}
-
-fn open_member(opener: &Opener, member: &Member) -> Option<std::fs::File> {
-    let (dir, name) = member.names.first()?;
-    opener.open(*dir, name, &mut Vec::new()).ok()
 }

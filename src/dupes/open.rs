@@ -5,10 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
-use super::heads::same_as_found;
 use super::paths::{DirId, Dirs, Root};
 use super::record::Inode;
 use crate::error::{Error, Result};
@@ -86,7 +85,7 @@ impl Opener<'_> {
 
     /// An error if the file is not as it was found.
     pub fn check(&self, file: &File, dir: DirId, name: &[u8], inode: &Inode) -> Result<()> {
-        match same_as_found(file, inode) {
+        match fstat(file).is_ok_and(|stat| inode.is_unchanged(&stat)) {
             true => Ok(()),
             false => Err(self.failed(dir, name, "compare", std::io::Error::other("it changed meanwhile"))),
         }

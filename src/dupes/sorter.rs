@@ -1,7 +1,7 @@
 //! Sorting more records than fit in memory.
 //!
-//! Records are byte strings, ordered as such. Up to [`MEMORY_MAX`] they are sorted where they
-//! are; beyond it sorted runs go to a file without a name, and are merged when they are read.
+//! Records are byte strings, ordered as such. Up to a bound they are sorted where they are;
+//! beyond it sorted runs go to a file without a name, and are merged when they are read.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -16,12 +16,35 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::error::{Error, IoContext, Result};
 
 /// Bytes that one sorter holds before it writes a run.
-pub const MEMORY_MAX: usize = 48 << 20;
+const MEMORY_MAX: usize = 48 << 20;
+/// The part of that which a sorter has for the files of one content: beside it others sort.
+const CLASS_SHARE: usize = 3;
 /// Bytes in memory for reading all runs of one sorter, and the least for each.
 const MERGE_MEMORY: usize = 16 << 20;
 const RUN_BUFFER_MIN: usize = 16 << 10;
 /// The longest record.
 const RECORD_LEN_MAX: usize = 64 << 20;
+
+/// Where what does not fit in memory goes.
+#[derive(Debug, Clone)]
+pub struct Temporary {
+    folder: PathBuf,
+    /// Bytes that one sorter holds.
+    memory_max: usize,
+}
+
+impl Temporary {
+    /// To a file in `folder`, beyond 48 MiB.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), memory_max: MEMORY_MAX }
+    }
+
+    /// The same with another bound, in bytes.
+    #[cfg(test)]
+    pub fn with_memory(folder: impl Into<PathBuf>, memory_max: usize) -> Self {
+        Self { folder: folder.into(), memory_max }
+    }
+}
 
 /// Takes records in any order.
 pub struct Sorter {
@@ -85,15 +108,14 @@ fn prefix(record: &[u8]) -> u64 {
 }
 
 impl Sorter {
-    /// Whose runs go to a file in `folder`.
-    pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_path_buf(), memory_max: MEMORY_MAX, run: Run::default(), spilled: None }
+    /// With all of the memory.
+    pub fn new(Temporary { folder, memory_max }: &Temporary) -> Self {
+        Self { folder: folder.clone(), memory_max: *memory_max, run: Run::default(), spilled: None }
     }
 
-    /// The same with another bound, in bytes.
-    #[cfg(test)]
-    fn with_memory(folder: &Path, memory_max: usize) -> Self {
-        Self { memory_max, ..Self::new(folder) }
+    /// For the files of one content.
+    pub fn of_class(temporary: &Temporary) -> Self {
+        Self { memory_max: temporary.memory_max / CLASS_SHARE, ..Self::new(temporary) }
     }
 
     /// Takes a record.
@@ -311,7 +333,7 @@ mod tests {
 
     fn sorted(records: &[Vec<u8>], memory: usize) -> Vec<Vec<u8>> {
         let folder = tempfile::tempdir().unwrap();
-        let mut sorter = Sorter::with_memory(folder.path(), memory);
+        let mut sorter = Sorter::new(&Temporary::with_memory(folder.path(), memory));
         records.iter().for_each(|record| sorter.push(record).unwrap());
         let sorted = sorter.finish().unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has a name");

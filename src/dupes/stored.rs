@@ -4,29 +4,31 @@
 //! Snapshots are walked to the entries of files. What a file's bytes are follows from its map:
 //! the chunks of a byte sequence depend on its bytes alone, so equal bytes have equal chunks.
 
+mod classes;
 mod content;
 mod equal_dirs;
 mod partly;
 mod ranges;
 mod walk;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
-use super::found::{File, Findings, Group, Name};
-use super::paths::{Dirs, Root};
-use super::sorter::{Sorted, Sorter};
-use super::{Filters, Report, Totals};
+use super::found::Findings;
+use super::paths::Root;
+use super::sorter::{Sorter, Temporary};
+use super::{Filters, Report};
 use crate::error::Result;
 use crate::format::tree::Entry;
 use crate::id::SnapshotId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
 use crate::repo::snapshots::Listed;
-use walk::{StoredFile, Walked};
+use classes::{Collector, Walk};
+use walk::Walked;
 
 pub use content::{Key, key_of};
 pub use equal_dirs::EqualDirs;
@@ -59,10 +61,10 @@ pub struct Origin {
 }
 
 /// What is looked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
-    /// Where a temporary file is made, if one is needed.
-    pub temporary: PathBuf,
+    /// Where what does not fit in memory goes.
+    pub temporary: Temporary,
     /// Which files count.
     pub filters: Filters,
     /// Whether only groups count that have files of more than one host or label.
@@ -142,137 +144,15 @@ pub fn run(
     };
     let mut collector = Collector {
         options,
-        roots: &roots,
-        dirs: &dirs,
-        infos: &infos,
+        walk: Walk { roots: &roots, dirs: &dirs, infos: &infos },
         findings: Findings::new(Sorter::new(&options.temporary)),
         totals: &mut totals,
+        partly: partly.as_mut(),
     };
-    for_each_class(&files, stop, |class| {
-        let files = collector.files(&class);
-        if let (Some(partly), Some(first)) = (&mut partly, class.first()) {
-            partly.name(&first.key, &files);
-        }
-        collector.class(&class, files)
-    })?;
+    collector.take(&files, stop)?;
     let found = collector.findings.finish()?;
     totals.seconds = begin.elapsed().as_secs_f64();
     let (partly, ranges) = partly.map(partly::Found::finish).unwrap_or_default();
     let relations = Relations { dirs: dir_groups, partly, ranges };
     Ok(Report { roots, found, totals, left_out: Vec::new(), relations: Some(relations) })
-}
-
-/// Calls `each` with the files of each content.
-fn for_each_class(
-    files: &Sorted,
-    stop: &Stop,
-    mut each: impl FnMut(Vec<StoredFile>) -> Result<()>,
-) -> Result<()> {
-    let mut class: Vec<StoredFile> = Vec::new();
-    let mut records = files.records()?;
-    while let Some(record) = records.next()? {
-        let file = StoredFile::read(record)?;
-        if class.first().is_some_and(|first| first.key != file.key) {
-            stop.check()?;
-            each(std::mem::take(&mut class))?;
-        }
-        class.push(file);
-    }
-    if class.is_empty() { Ok(()) } else { each(class) }
-}
-
-struct Collector<'a> {
-    options: &'a Options,
-    roots: &'a [Root],
-    dirs: &'a Dirs,
-    infos: &'a [walk::DirInfo],
-    findings: Findings,
-    totals: &'a mut Totals,
-}
-
-impl Collector<'_> {
-    fn host(&self, root: u32) -> &str {
-        let origin = self.roots.get(root as usize).and_then(|root| root.origin.as_ref());
-        origin.map_or("", |origin| &origin.host)
-    }
-
-    /// The distinct files of a class: names of one inode together, and a path of one host once,
-    /// in whatever snapshots it is.
-    fn files(&mut self, class: &[StoredFile]) -> Vec<File> {
-        let mut seen: HashSet<(&str, Vec<u8>)> = HashSet::new();
-        let mut links: HashMap<(&str, u64, u64), usize> = HashMap::new();
-        let mut files: Vec<File> = Vec::new();
-        let mut linked = 0;
-        for stored in class {
-            let mut path = Vec::new();
-            let root = self.dirs.path(stored.dir, &mut path);
-            path.extend_from_slice(&stored.name);
-            let host = self.host(root);
-            if !seen.insert((host, path.clone())) {
-                continue;
-            }
-            let name = Name { root, path };
-            let known = match stored.inode.links {
-                0 | 1 => None,
-                _ => links.get(&(host, stored.inode.device, stored.inode.inode)).copied(),
-            };
-            match known.and_then(|number| files.get_mut(number)) {
-                Some(file) => {
-                    linked += 1;
-                    file.names.push(name);
-                }
-                None => {
-                    links.insert((host, stored.inode.device, stored.inode.inode), files.len());
-                    files.push(File { inode: stored.inode, copy: files.len() as u64, names: vec![name] });
-                }
-            }
-        }
-        self.totals.hard_links += linked;
-        files
-    }
-
-    fn class(&mut self, class: &[StoredFile], files: Vec<File>) -> Result<()> {
-        let Some(first) = class.first() else { return Ok(()) };
-        match files.as_slice() {
-            [file] if self.options.unique => {
-                self.totals.unique += 1;
-                self.findings.add_unique(file)
-            }
-            [_, _, ..] if !self.options.isolate || self.spans_series(&files) => {
-                let count = files.len() as u64;
-                let group = Group {
-                    len: first.key.len,
-                    data: first.data,
-                    files: count,
-                    names: files.iter().map(|file| file.names.len() as u64).sum(),
-                    copies: count,
-                    wasted: first.data.saturating_mul(count - 1),
-                    implied: self.is_implied(class, count),
-                };
-                self.totals.groups += 1;
-                self.totals.redundant += count - 1;
-                self.totals.wasted += group.wasted;
-                self.findings.add(&group, &files)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn spans_series(&self, files: &[File]) -> bool {
-        let origin = |name: &Name| self.roots.get(name.root as usize).and_then(|root| root.origin.as_ref());
-        let series = files.iter().flat_map(|file| &file.names).filter_map(origin);
-        series.map(|origin| (&origin.host, &origin.label)).collect::<BTreeSet<_>>().len() > 1
-    }
-
-    /// Whether the files lie in as many equal directories, one in each, so that telling these is
-    /// enough.
-    fn is_implied(&self, class: &[StoredFile], count: u64) -> bool {
-        let dirs: BTreeSet<u32> = class.iter().map(|file| file.dir).collect();
-        let hashes: BTreeSet<_> =
-            dirs.iter().map(|dir| self.infos.get(*dir as usize).and_then(|info| info.hash)).collect();
-        dirs.len() as u64 == count
-            && class.len() as u64 == count
-            && matches!(hashes.first(), Some(Some(_)))
-            && hashes.len() == 1
-    }
 }

@@ -8,7 +8,7 @@ use crate::cli::Outcome;
 use crate::cli::error::Exit;
 use crate::cli::global::Global;
 use crate::cli::signals::STOP;
-use crate::dupes::{self, Filters, Options, Report};
+use crate::dupes::{self, Filters, Options, Report, Temporary};
 use crate::source::walk::raise_file_limit;
 
 impl FileFilters {
@@ -17,7 +17,7 @@ impl FileFilters {
         Options {
             roots,
             references: Vec::new(),
-            temporary: std::env::temp_dir(),
+            temporary: Temporary::new(std::env::temp_dir()),
             one_file_system: self.one_file_system,
             filters: self.filters(),
             isolate: false,

@@ -13,6 +13,7 @@ use crate::cli::global::Global;
 use crate::cli::select::SnapshotChoice;
 use crate::cli::signals::STOP;
 use crate::cli::{Outcome, output};
+use crate::dupes::Temporary;
 use crate::dupes::stored::{self, Options, Place};
 use crate::error::{Error, Result};
 use crate::history::resolve::{find_path, one_of_each_series, whole_paths};
@@ -119,7 +120,7 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let Dupes { dirs, filters, isolate, unique, snapshots, .. } = arguments;
     let share = snapshots.share.unwrap_or(SHARE_MIN);
     let options = Options {
-        temporary: std::env::temp_dir(),
+        temporary: Temporary::new(std::env::temp_dir()),
         filters: filters.filters(),
         isolate,
         unique,

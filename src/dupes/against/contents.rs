@@ -98,17 +98,8 @@ impl<'s> Members<'s> {
     pub fn next(&mut self) -> Result<Option<Member>> {
         loop {
             let Some(record) = self.records.next()? else { return Ok(self.next.take()) };
-            let FileRecord { inode, dir, name } = FileRecord::of_found(record)?;
-            let name = (dir, name.to_vec());
-            match &mut self.next {
-                Some(file) if (file.inode.device, file.inode.inode) == (inode.device, inode.inode) => {
-                    file.names.push(name);
-                }
-                next => {
-                    if let Some(file) = next.replace(Member { inode, names: vec![name] }) {
-                        return Ok(Some(file));
-                    }
-                }
+            if let Some(file) = Member::join(&mut self.next, &FileRecord::of_found(record)?) {
+                return Ok(Some(file));
             }
         }
     }

@@ -9,11 +9,10 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
 use super::super::found::{File, Name};
 use super::super::record::take;
-use super::super::sorter::Sorter;
+use super::super::sorter::{Sorter, Temporary};
 use super::Options;
 use super::content::Key;
 use super::ranges::{self, Occurrence, Range, Ranges};
@@ -80,7 +79,7 @@ pub struct Chunks {
     contents: HashMap<u64, Content>,
     data_min: u64,
     sorter: Sorter,
-    folder: std::path::PathBuf,
+    temporary: Temporary,
 }
 
 /// The part of a digest that names a content here.
@@ -89,10 +88,10 @@ fn short(digest: &[u8]) -> u64 {
 }
 
 impl Chunks {
-    /// Whose records go to a file in `folder` if they are many.
-    pub fn new(folder: &Path) -> Self {
-        let (contents, sorter) = (HashMap::new(), Sorter::new(folder));
-        Self { contents, data_min: DATA_MIN, sorter, folder: folder.to_path_buf() }
+    /// None yet.
+    pub fn new(temporary: &Temporary) -> Self {
+        let (contents, sorter) = (HashMap::new(), Sorter::new(temporary));
+        Self { contents, data_min: DATA_MIN, sorter, temporary: temporary.clone() }
     }
 
     /// Adds a content, met at `path`, unless it was met before.
@@ -154,7 +153,7 @@ pub struct Found {
 
 /// Finds groups and ranges.
 pub fn find(chunks: Chunks, options: &Options, stop: &Stop) -> Result<Found> {
-    let Chunks { contents, sorter, folder, .. } = chunks;
+    let Chunks { contents, sorter, temporary, .. } = chunks;
     let mut ids: Vec<u64> = contents.keys().copied().collect();
     ids.sort_unstable();
     let content = |number: usize| ids.get(number).and_then(|id| contents.get(id)).copied();
@@ -177,8 +176,8 @@ pub fn find(chunks: Chunks, options: &Options, stop: &Stop) -> Result<Found> {
         }
         if run.len() > 1 { each(&run) } else { Ok(()) }
     };
-    let mut pairs = Pairs { sums: HashMap::new(), sorter: Sorter::new(&folder) };
-    let mut long = Ranges::new(&folder);
+    let mut pairs = Pairs { sums: HashMap::new(), sorter: Sorter::new(&temporary) };
+    let mut long = Ranges::new(&temporary);
     for_each_run(&mut |run| {
         let len = run.first().map_or(0, |first| u64::from(first.len));
         let distinct: Vec<&[Occurrence]> = run.chunk_by(|a, b| a.content == b.content).collect();
@@ -358,18 +357,20 @@ impl Found {
         }
     }
 
-    /// Takes the names of the files of a content.
-    pub fn name(&mut self, key: &Key, files: &[File]) {
+    /// Takes the names of a file of a content; those of all its files one after the other.
+    pub fn name(&mut self, key: &Key, file: &File) {
         let content = short(&key.digest);
-        let mut names = files.iter().flat_map(|file| &file.names);
-        if let Some(slot) = self.named.get_mut(&content) {
-            *slot = names.clone().next().cloned();
+        if let Some(slot) = self.named.get_mut(&content)
+            && slot.is_none()
+        {
+            *slot = file.names.first().cloned();
         }
         let Some((group, place)) = self.places.get(&content) else { return };
-        if let Some(file) = self.groups.get_mut(*group).and_then(|group| group.files.get_mut(*place)) {
-            file.len = key.len;
-            file.names = names.by_ref().take(NAMES_MAX).cloned().collect();
-            file.places = (file.names.len() + names.count()) as u64;
+        if let Some(told) = self.groups.get_mut(*group).and_then(|group| group.files.get_mut(*place)) {
+            told.len = key.len;
+            let room = NAMES_MAX.saturating_sub(told.names.len());
+            told.names.extend(file.names.iter().take(room).cloned());
+            told.places += file.names.len() as u64;
         }
     }
 
@@ -395,7 +396,8 @@ mod tests {
 
     #[test]
     fn sums_are_added_up_across_flushes() {
-        let mut pairs = Pairs { sums: HashMap::new(), sorter: Sorter::new(&std::env::temp_dir()) };
+        let mut pairs =
+            Pairs { sums: HashMap::new(), sorter: Sorter::new(&Temporary::new(std::env::temp_dir())) };
         for round in 0..3u64 {
             for b in 1..=SUMS_MAX as u32 {
                 pairs.add(0, b, round).unwrap();

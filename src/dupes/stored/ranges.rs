@@ -8,11 +8,10 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::super::found::Name;
 use super::super::record::take;
-use super::super::sorter::Sorter;
+use super::super::sorter::{Sorter, Temporary};
 use crate::error::Result;
 
 /// Contents with fewer bytes in chunks are not looked at.
@@ -76,9 +75,9 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Whose records go to a file in `folder` if they are many.
-    pub fn new(folder: &Path) -> Self {
-        Self { sorter: Sorter::new(folder) }
+    /// None yet.
+    pub fn new(temporary: &Temporary) -> Self {
+        Self { sorter: Sorter::new(temporary) }
     }
 
     /// Adds a chunk that is at these places of one content and at those of another.
@@ -154,7 +153,7 @@ mod tests {
     #[test]
     fn chunks_that_follow_each_other_in_both_are_one_range() {
         const HALF: u64 = 512 << 10;
-        let mut ranges = Ranges::new(&std::env::temp_dir());
+        let mut ranges = Ranges::new(&Temporary::new(std::env::temp_dir()));
         for number in [2, 0, 1] {
             ranges.add(&[at(0, 10 * HALF + number * HALF)], &[at(1, number * HALF)]).unwrap();
         }

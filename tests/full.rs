@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use support::make::tree;
+use support::make::{Random, overwrite, tree};
 use support::system::{Mount, root_or_skip, run};
 use support::tree::{assert_tree, read};
 use support::{Varv, args};
@@ -95,6 +95,37 @@ fn an_index_is_made_in_memory() {
     fs::remove_file(small.point.join("filler")).unwrap();
     small.varv.backup(args![&small.source]);
     small.reads(&small.point.join("cache"), &[]);
+}
+
+/// What is said of the packs is what counts, wherever the index is hit and whether that is seen.
+#[test]
+fn a_damaged_index_hides_no_damage_of_packs() {
+    let Some(small) = Small::new() else { return };
+    let index = small.varv.repository.join("index/index.sqlite");
+    let whole = fs::read(&index).unwrap();
+    let objects = small.varv.objects();
+    let len = |path: &&PathBuf| fs::metadata(path).unwrap().len();
+    let pack = objects.iter().max_by_key(len).unwrap();
+    overwrite(pack, len(&pack) / 2, &[0xa5; 8]);
+    let cache = small.point.join("cache");
+    let mut random = Random(6);
+    let mut seen = 0;
+    for _ in 0..8 {
+        fs::write(&index, &whole).unwrap();
+        overwrite(&index, 100 + random.below(whole.len() as u64 - 164), &[0xa5; 64]);
+        small.fill();
+        let done = small.varv.run(args!["--json", "check", "--read-data", "--cache-dir", &cache]);
+        let report = done.json();
+        done.expect(4, args!["check"]);
+        let named: Vec<&str> =
+            report["damaged"].as_array().unwrap().iter().map(|d| d["object"].as_str().unwrap()).collect();
+        let id = pack.file_name().unwrap().to_str().unwrap();
+        assert!(named.iter().any(|object| object.contains(id)), "{report}");
+        seen += u32::from(named.contains(&"index/index.sqlite"));
+        small.varv.ok(args!["ls", "--cache-dir", &cache, &small.source]);
+        fs::remove_file(small.point.join("filler")).unwrap();
+    }
+    assert!(seen > 0, "no damage of the index was seen");
 }
 
 #[test]

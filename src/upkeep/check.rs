@@ -154,8 +154,16 @@ fn known_bad(repo: &Repo, findings: &mut Findings) -> Result<Remembered<Bad>> {
     Ok(known)
 }
 
-/// Remembers what is bad, so that no backup relies on it; or that all is there again. Where
-/// nothing can be written, backups find out by themselves or go on being careful.
+/// What was to be remembered, as far as anything can be written: on a full disk or a medium that
+/// is read-only, what was found is told, and backups find out by themselves or go on being careful.
+fn if_writable(remembered: Result<()>) -> Result<()> {
+    match remembered {
+        Err(error) if cannot_write(&error) => Ok(()),
+        done => done,
+    }
+}
+
+/// Remembers what is bad, so that no backup relies on it; or that all is there again.
 fn remember(
     repo: &Repo,
     catalog: &Catalog,
@@ -167,7 +175,7 @@ fn remember(
         return Ok(());
     }
     if options.read_data.is_some_and(|part| part.is_whole()) {
-        repo.forget_damaged(known)?;
+        if_writable(repo.forget_damaged(known))?;
     }
     let mut bad = catalog.index()?.bad().clone();
     match findings.lacks() {
@@ -177,10 +185,7 @@ fn remember(
             let _ = catalog.index()?.clear_suspects();
         }
     }
-    match repo.set_bad(&bad) {
-        Err(error) if cannot_write(&error) => Ok(()),
-        done => done,
-    }
+    if_writable(repo.set_bad(&bad))
 }
 
 fn report(

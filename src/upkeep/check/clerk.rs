@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::findings::{Findings, reason};
+use super::if_writable;
 use super::packs::Listed;
 use super::part::seconds;
 use crate::error::Result;
@@ -28,7 +29,7 @@ impl<'a> Clerk<'a> {
             findings.add(name, why);
         }
         if repo.is_locked() && !before.damaged.is_empty() {
-            repo.forget_damaged(&before)?;
+            if_writable(repo.forget_damaged(&before))?;
         }
         Ok(Self { repo, ledger: before.value, can_write: repo.is_locked() })
     }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::clerk::Clerk;
 use super::findings::{Findings, damage_of, pack_name, reason};
 use super::frames::{Fault, Feed, open_frames};
+use super::if_writable;
 use super::part::{Chosen, Part};
 use crate::error::{Error, Result};
 use crate::format::bad::Bad;
@@ -110,7 +111,7 @@ impl Packs<'_> {
         let is_new = found.fold(false, |new, (pack, slots)| index.add_bad(pack, slots) || new);
         drop(index);
         match is_new && self.repo.is_locked() {
-            true => self.repo.remember_bad(self.catalog),
+            true => if_writable(self.repo.remember_bad(self.catalog)),
             false => Ok(()),
         }
     }

@@ -8,15 +8,15 @@ use serde::Serialize;
 
 use super::findings::Findings;
 use super::needed::Needed;
-use super::{Damage, hurts, structure};
+use super::{Damage, hurts, if_writable, structure};
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::observe::{Observer, Stop};
+use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::repo::marks::Marks;
 use crate::repo::nodes::Entries;
 use crate::repo::snapshots::{Listed, Snapshots};
-use crate::repo::{Repo, cannot_write};
 
 /// What was verified, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -80,10 +80,7 @@ fn remember(repo: &Repo, catalog: &Catalog, findings: &Findings) -> Result<()> {
     catalog.shun_bad()?;
     catalog.index()?.set_bad(findings.bad.clone());
     match repo.is_locked() {
-        true => match repo.remember_bad(catalog) {
-            Err(error) if cannot_write(&error) => Ok(()),
-            done => done,
-        },
+        true => if_writable(repo.remember_bad(catalog)),
         false => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use varv::error::{Error, Result};
 use varv::id::SnapshotId;
-use varv::observe::Silent;
+use varv::observe::{Event, Observer, Silent, Stop};
 use varv::repo::Intent;
 use varv::store::Fault;
 use varv::upkeep::prune::{self, PruneOptions, Pruned};
@@ -42,10 +42,14 @@ fn undo(world: &World) -> Result<()> {
 }
 
 fn pruned(world: &World) -> Result<Pruned> {
+    prune_until(world, &Silent, &STOP)
+}
+
+fn prune_until(world: &World, observer: &dyn Observer, stop: &Stop) -> Result<Pruned> {
     let options = PruneOptions { max_unused: 0.0, max_repack: None };
     let mut repo = world.open(Intent::Read)?;
     let planned = prune::plan(&repo, &options, &Silent, &STOP)?;
-    prune::execute(&mut repo, planned, &options, Duration::ZERO, "test", &Silent, &STOP).map(|(_, done)| done)
+    prune::execute(&mut repo, planned, &options, Duration::ZERO, "test", observer, stop).map(|(_, done)| done)
 }
 
 /// With six snapshots, all durable.
@@ -138,6 +142,31 @@ fn power_is_cut_at_every_point_of_a_prune() {
             after.backup().unwrap();
         }
     }
+}
+
+/// Asks to stop when packs are about to be removed.
+struct StopAtRemoval(Stop);
+
+impl Observer for StopAtRemoval {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Phase { name: "removing packs", .. }) {
+            self.0.request(2);
+        }
+    }
+}
+
+/// Thousands of packs may be about to go, and the tables of all are read before the first one does.
+#[test]
+fn a_prune_is_stopped_before_it_removes() {
+    let world = world();
+    forget(&world, &GOING).unwrap();
+    let packs = || world.open(Intent::Read).unwrap().list_packs().unwrap();
+    let before = packs();
+    let observer = StopAtRemoval(Stop::new());
+    let stopped = prune_until(&world, &observer, &observer.0);
+    assert!(matches!(stopped, Err(Error::Stopped(2))), "{stopped:?}");
+    assert_eq!(packs(), before);
+    must_be_well(&world, &KEPT);
 }
 
 /// How an operation fails: in turns, or in both ways in a long run.

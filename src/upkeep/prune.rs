@@ -159,7 +159,7 @@ impl Run<'_> {
         repo.still_locked()?;
         let mut done = Pruned { snapshots_removed: repo.drop_forgotten()?, ..Pruned::default() };
         remove_idle_protections(repo)?;
-        let mut remover = Remover { repo, catalog: &catalog, has_index, observer };
+        let mut remover = Remover { repo, catalog: &catalog, has_index, observer, stop };
         remover.remove(&plan.unused.iter().map(|pack| (pack.id, pack.len)).collect::<Vec<_>>())?;
         done.packs_removed = plan.unused.len() as u64;
         done.bytes_removed = plan.bytes_unused();

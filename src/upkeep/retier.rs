@@ -197,7 +197,7 @@ pub fn execute(
     observer.event(Event::Phase { name: "compressing again", bytes: Some(plan.summary.bytes) });
     let begun = Instant::now();
     let is_over = || options.max_time.is_some_and(|max| begun.elapsed() >= max);
-    let mut remover = Remover { repo, catalog: &catalog, has_index: true, observer };
+    let mut remover = Remover { repo, catalog: &catalog, has_index: true, observer, stop };
     let (mut rewritten, mut left) = (Rewritten::default(), 0);
     for groups in rewrite::rounds(&plan.groups, ROUND_BYTES) {
         if is_over() || !remover.has_index {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::layers::layers;
 use crate::error::Result;
 use crate::id::PackId;
-use crate::observe::{Event, Observer};
+use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::repo::layout;
@@ -27,6 +27,8 @@ pub struct Remover<'a> {
     pub has_index: bool,
     /// Told of what is done.
     pub observer: &'a dyn Observer,
+    /// Ends it before anything is removed.
+    pub stop: &'a Stop,
 }
 
 impl Remover<'_> {
@@ -38,7 +40,7 @@ impl Remover<'_> {
         let bytes = packs.iter().map(|(_, len)| len).sum();
         self.observer.event(Event::Phase { name: "removing packs", bytes: Some(bytes) });
         let lens: HashMap<PackId, u64> = packs.iter().copied().collect();
-        let layers = layers(&self.with_needs(packs));
+        let layers = layers(&self.with_needs(packs)?);
         for batch in packs.chunks(BATCH) {
             self.repo.still_locked()?;
             self.forget(&batch.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
@@ -55,10 +57,13 @@ impl Remover<'_> {
     }
 
     /// The packs that each of these needs. One that cannot be read is of no use to anybody.
-    fn with_needs(&self, packs: &[(PackId, u64)]) -> Vec<(PackId, Vec<PackId>)> {
+    fn with_needs(&self, packs: &[(PackId, u64)]) -> Result<Vec<(PackId, Vec<PackId>)>> {
         let reader = self.catalog.reader();
-        let needs = |id, len| reader.open(id, len).map(|pack| pack.trailer.packs).unwrap_or_default();
-        packs.iter().map(|(id, len)| (*id, needs(id, *len))).collect()
+        let with_needs = |(id, len): &(PackId, u64)| {
+            self.stop.check()?;
+            Ok((*id, reader.open(id, *len).map(|pack| pack.trailer.packs).unwrap_or_default()))
+        };
+        packs.iter().map(with_needs).collect()
     }
 
     /// An index that cannot be written must not stay, or it would name packs that are gone. It can

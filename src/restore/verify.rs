@@ -4,8 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use rustix::fs::{Advice, SeekFrom, fadvise, fdatasync, seek};
-use rustix::io::Errno;
+use rustix::fs::{Advice, fadvise, fdatasync};
 
 use super::select::Filter;
 use super::{Context, Restored};
@@ -17,7 +16,7 @@ use crate::format::tree::Entry;
 use crate::id::ChunkId;
 use crate::observe::Event;
 use crate::repo::nodes::{Entries, Extents};
-use crate::source::extents::{device_len, read_at};
+use crate::source::extents::{data_from, device_len, read_at};
 use crate::source::path_of;
 use crate::target::TargetDir;
 
@@ -120,7 +119,8 @@ pub fn differing_zeros(
     let mut buffer = Vec::new();
     while at < range.end {
         context.stop.check()?;
-        if let Some(data) = next_data(file, at, len).filter(|data| *data > at) {
+        let data = if at < len { data_from(file, at, len) } else { at };
+        if data > at {
             let end = data.min(range.end);
             context.observer.event(Event::Advance { bytes: end - at, files: 0 });
             at = end;
@@ -135,16 +135,6 @@ pub fn differing_zeros(
         context.observer.event(Event::Advance { bytes: buffer.len() as u64, files: 0 });
     }
     Ok(())
-}
-
-/// Where data begins at or behind `at`, as far as the file system knows; the file's end if all
-/// that is left is a hole.
-fn next_data(file: &File, at: u64, len: u64) -> Option<u64> {
-    match seek(file, SeekFrom::Data(at)) {
-        Ok(data) => Some(data),
-        Err(Errno::NXIO) if at < len => Some(len),
-        Err(_) => None,
-    }
 }
 
 #[cfg(test)]

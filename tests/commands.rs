@@ -41,6 +41,35 @@ fn init_makes_one_repository() {
 }
 
 #[test]
+fn an_empty_label_or_host_is_refused() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for option in ["--label", "--host"] {
+        varv.ends(2, args!["backup", option, "", &source]).says(&[option]);
+    }
+    assert!(varv.snapshots().is_empty());
+}
+
+#[test]
+fn paths_of_a_list_are_left_out_as_they_are() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for name in ["a[1]", "a1", "two\nlines", "two", "kept"] {
+        fs::write(source.join(name), name).unwrap();
+    }
+    let list = varv.path("list");
+    fs::write(&list, [source.join("a[1]").to_str().unwrap(), "./two\nlines", "gone", ""].join("\0")).unwrap();
+    let done = varv.run(args!["backup", "--exclude-from0", &list, &source]);
+    done.expect(0, args!["backup"]);
+    done.says(&["gone"]);
+    let target = varv.path("target");
+    varv.restore(args![&source, &target]);
+    let mut names: Vec<_> = fs::read_dir(target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a1", "kept", "two"]);
+}
+
+#[test]
 fn upgrade_has_nothing_to_do_and_does_nothing() {
     let varv = Varv::new();
     let config = || fs::read(varv.repository.join("config")).unwrap();

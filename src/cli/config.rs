@@ -65,6 +65,7 @@ pub struct Profile {
     pub tier_for: Vec<String>,
     pub exclude: Vec<String>,
     pub exclude_from: Vec<Absolute>,
+    pub exclude_from0: Vec<Absolute>,
     pub exclude_if_present: Vec<String>,
     pub exclude_caches: bool,
     pub exclude_larger_than: Option<Value>,

@@ -19,6 +19,10 @@ pub struct ExcludeArgs {
     /// Read patterns from a file, one a line
     #[arg(long, value_name = "F")]
     exclude_from: Vec<PathBuf>,
+    /// Leave out the paths in a file, each ended by a zero byte as find -print0 writes them; they
+    /// are no patterns
+    #[arg(long, value_name = "F")]
+    exclude_from0: Vec<PathBuf>,
     /// Leave out what is in directories that have an entry of this name
     #[arg(long, value_name = "NAME")]
     exclude_if_present: Vec<OsString>,
@@ -41,6 +45,7 @@ impl ExcludeArgs {
         Ok(ExcludeOptions {
             patterns: self.exclude,
             pattern_files: self.exclude_from,
+            path_files: self.exclude_from0,
             if_present: self.exclude_if_present,
             caches: self.exclude_caches,
             larger_than: self.exclude_larger_than,

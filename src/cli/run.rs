@@ -235,6 +235,7 @@ fn backup(profile: &Profile) -> Words {
         .each("--tier-for", &profile.tier_for)
         .each("--exclude", &profile.exclude)
         .each("--exclude-from", paths(&profile.exclude_from))
+        .each("--exclude-from0", paths(&profile.exclude_from0))
         .each("--exclude-if-present", &profile.exclude_if_present)
         .switch("--exclude-caches", profile.exclude_caches)
         .value("--exclude-larger-than", &profile.exclude_larger_than)

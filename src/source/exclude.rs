@@ -7,9 +7,10 @@
 //! its mount points, and a restored cache its place, owner and marker. restic and tar do likewise.
 
 mod kernel;
+mod listed;
 mod pattern;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs as std_fs;
 use std::io::Read;
@@ -41,6 +42,8 @@ pub struct ExcludeOptions {
     pub patterns: Vec<OsString>,
     /// Files with one pattern a line; empty lines and lines that begin with `#` do not count.
     pub pattern_files: Vec<PathBuf>,
+    /// Files with paths, each ended by a zero byte, that are left out whatever patterns say.
+    pub path_files: Vec<PathBuf>,
     /// Directories with an entry of such a name are kept empty but for that entry.
     pub if_present: Vec<OsString>,
     /// So are directories that carry a cache tag.
@@ -58,6 +61,7 @@ pub struct ExcludeOptions {
 #[derive(Debug)]
 pub struct Excludes {
     patterns: Vec<Pattern>,
+    listed: Vec<Pattern>,
     sources: Vec<PathBuf>,
     markers: BTreeSet<Vec<u8>>,
     caches: bool,
@@ -68,10 +72,11 @@ pub struct Excludes {
 }
 
 impl Excludes {
-    /// Reads the pattern files and checks all patterns. `sources` are the backup's, absolute.
+    /// Reads the files with patterns and paths and checks all patterns. `sources` are the backup's, absolute.
     pub fn new(options: &ExcludeOptions, sources: &[PathBuf]) -> Result<Self> {
         let excludes = Self {
             patterns: patterns(options)?,
+            listed: listed::listed(&options.path_files)?,
             sources: sources.to_vec(),
             markers: options.if_present.iter().map(marker).collect::<Result<_>>()?,
             caches: options.caches,
@@ -97,12 +102,13 @@ impl Excludes {
                 each.push((pattern, build(&alone)?));
             }
         }
-        Ok(SourceExcludes { shared: self, all: build(&all)?, each })
+        let listed = listed::below(&self.listed, source);
+        Ok(SourceExcludes { shared: self, all: build(&all)?, each, listed })
     }
 
-    /// The patterns that matched nothing below any source.
+    /// The patterns and listed paths that matched nothing below any source.
     pub fn unused(&self) -> Vec<String> {
-        let unused = self.patterns.iter().filter(|pattern| !pattern.has_matched());
+        let unused = self.patterns.iter().chain(&self.listed).filter(|pattern| !pattern.has_matched());
         unused.map(Pattern::text).collect()
     }
 
@@ -144,12 +150,18 @@ pub struct SourceExcludes<'a> {
     /// Each pattern alone. The matcher of all names only the one that decides, but those that it
     /// outranks have matched too.
     each: Vec<(&'a Pattern, Gitignore)>,
+    /// Paths that are left out as they are.
+    listed: HashMap<Vec<u8>, &'a Pattern>,
 }
 
 impl SourceExcludes<'_> {
-    /// Whether patterns leave out the entry at this path below the source. The directories above
+    /// Whether patterns or lists leave out the entry at this path below the source. The directories above
     /// it must have been asked about before: what is in one that is left out is not reached.
     pub fn excludes(&self, path: &[u8], is_dir: bool) -> bool {
+        if let Some(listed) = self.listed.get(path) {
+            listed.note_match();
+            return true;
+        }
         let path = Path::new(OsStr::from_bytes(path));
         let decision = self.all.matched(path, is_dir);
         if !decision.is_none() {
@@ -420,6 +432,33 @@ mod tests {
         options.pattern_files = vec![dir.path().join("missing")];
         let missing = Excludes::new(&options, &[]).unwrap_err();
         assert!(missing.to_string().contains("missing") && missing.io().is_some());
+    }
+
+    #[test]
+    fn paths_come_from_lists() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("paths");
+        std_fs::write(&file, b"/s/a\0./b*/c\n\0/s/d/\0/other/e\0# f \xff\0/s\0").unwrap();
+        let options = ExcludeOptions { path_files: vec![file.clone()], ..options(&["!a"]) };
+        let excludes = Excludes::new(&options, &["/s".into(), "/t".into()]).unwrap();
+        let (s, t) = (excludes.below(Path::new("/s")).unwrap(), excludes.below(Path::new("/t")).unwrap());
+        let cases: [(&[u8], bool, bool); 8] = [
+            (b"a", true, false),
+            (b"x/a", false, false),
+            (b"b*/c\n", true, true),
+            (b"bb/c\n", false, false),
+            (b"d/x", true, false),
+            (b"# f \xff", true, true),
+            (b"e", false, false),
+            (b"other/e", false, false),
+        ];
+        for (path, in_s, in_t) in cases {
+            assert_eq!((left_out(&s, path), left_out(&t, path)), (in_s, in_t), "{}", escape(path));
+        }
+        assert_eq!(excludes.unused(), ["/other/e", "/s"]);
+        std_fs::write(&file, b"a/../b\0").unwrap();
+        let refused = Excludes::new(&options, &[]).unwrap_err();
+        assert!(refused.to_string().contains("a/../b"), "{refused}");
     }
 
     #[test]

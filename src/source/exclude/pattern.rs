@@ -50,7 +50,7 @@ fn literal_line(pattern: &OsStr) -> Result<Vec<u8>> {
 }
 
 impl Pattern {
-    fn new(line: &[u8]) -> Self {
+    pub(super) fn new(line: &[u8]) -> Self {
         Self { line: line.to_vec(), matched: AtomicBool::new(false) }
     }
 

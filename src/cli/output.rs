@@ -143,12 +143,10 @@ pub fn rfc3339(time: Timestamp, offset: i32) -> String {
 /// What was saved by what, in one line.
 pub fn saved(saved: &Saved) -> String {
     let exact = |bytes: Option<u64>| bytes.map_or("an unknown part".into(), format_size);
-    let about = |bytes: i64| match u64::try_from(bytes) {
-        Ok(bytes) => format_size(bytes),
-        Err(_) => format!("-{}", format_size(bytes.unsigned_abs())),
-    };
+    let about = |bytes: i64| format_size(bytes.unsigned_abs());
+    let tiers = if saved.bytes_tiers < 0 { "more taken by tiers" } else { "by tiers" };
     format!(
-        "saved      {} by holes and zeros, {} by deduplication; about {} by compression, {} by frames, {} by deltas, {} by tiers",
+        "saved      {} by holes and zeros, {} by deduplication; about {} by compression, {} by frames, {} by deltas, {} {tiers}",
         exact(saved.bytes_sparse),
         exact(saved.bytes_duplicate),
         about(saved.bytes_compressed),

@@ -68,12 +68,16 @@ impl Group {
             true => scale(self.raw, part, raw),
             false => scale(stored, part, sampled),
         };
-        let chunks = scaled(chunks).unwrap_or(stored).min(self.raw) as i64;
-        let frames = match way.level == hot && !way.is_delta {
-            true => stored as i64,
-            false => scaled(frames).unwrap_or(stored).min(self.raw) as i64,
+        let frames = match (way.is_delta, way.level == hot) {
+            (false, true) => stored,
+            // Against older chunks is not how it would be stored if that took more.
+            (true, _) => scaled(frames).unwrap_or(stored).min(self.raw).max(stored),
+            (false, false) => scaled(frames).unwrap_or(stored).min(self.raw),
         };
-        saved.bytes_compressed += self.raw as i64 - chunks;
+        // Where a frame saves nothing, as of noise, the sample may be off by a little either way.
+        let chunks = scaled(chunks).unwrap_or(stored).min(self.raw).max(frames);
+        let (raw, chunks, frames) = (self.raw as i64, chunks as i64, frames as i64);
+        saved.bytes_compressed += raw - chunks;
         saved.bytes_frames += chunks - frames;
         let rest = frames - stored as i64;
         match way.is_delta {
@@ -191,6 +195,20 @@ mod tests {
         let groups = BTreeMap::from([(DELTA, group(1000, 10, Sample::default()))]);
         let saved = add_up(&groups, 3);
         assert_eq!((saved.bytes_compressed, sum(&saved)), (990, 990));
+    }
+
+    /// A sample in which frames or deltas took more than what they are made of.
+    #[test]
+    fn no_estimate_is_below_zero() {
+        let groups = BTreeMap::from([
+            (HOT, group(1000, 900, Sample { raw: 100, stored: 91, chunks: 90, frames: 91 })),
+            (DELTA, group(1000, 500, Sample { raw: 100, stored: 60, chunks: 40, frames: 45 })),
+            (COLD, group(1000, 800, Sample { raw: 100, stored: 80, chunks: 84, frames: 85 })),
+        ]);
+        let saved = add_up(&groups, 3);
+        let steps = [saved.bytes_compressed, saved.bytes_frames, saved.bytes_deltas, saved.bytes_tiers];
+        assert!(steps.iter().all(|step| *step >= 0), "{saved:?}");
+        assert_eq!(sum(&saved), 3000 - 2200);
     }
 
     #[test]

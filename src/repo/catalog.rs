@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::bad::Slots;
 use crate::format::hashtree::Root;
 use crate::format::map;
-use crate::format::pack::Kind;
+use crate::format::pack::{Kind, Slot};
 use crate::format::tree;
 use crate::id::{ChunkId, PackId, SnapshotId};
 
@@ -183,7 +183,7 @@ impl Catalog {
 
     fn with_node<T>(&self, kind: Kind, id: &ChunkId, use_it: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let mut nodes = lock(&self.nodes)?;
-        if nodes.get(id).is_none() {
+        if !nodes.has(id, |bytes| self.reader.is_chunk(kind, id, bytes)) {
             self.load_node(kind, id, &mut nodes)?;
         }
         let bytes = nodes.get(id).ok_or_else(|| missing_node(kind, id))?;
@@ -221,11 +221,10 @@ impl Catalog {
         let (mut stored, mut raw) = (Vec::new(), Vec::new());
         let memory = [&mut stored, &mut raw];
         self.reader.frame(&pack, number, &[], &mut nodes.decoder, memory).map_err(all)?;
-        let slots = pack.trailer.slots_of(frame);
-        for slot in slots {
-            self.reader.chunk(&pack, slot, &raw).map_err(all)?;
-        }
-        nodes.put(raw, slots.iter().map(|slot| (slot.id, slot.offset, slot.len)));
+        // Others in the frame are checked once they are asked for: most never are.
+        let wanted = pack.slot(place.slot).map_err(one)?;
+        self.reader.chunk(&pack, wanted, &raw).map_err(one)?;
+        nodes.put(raw, pack.trailer.slots_of(frame), wanted);
         Ok(())
     }
 }
@@ -263,10 +262,20 @@ struct NodeFrame {
 /// Decoded metadata frames, and the nodes in them.
 struct NodeCache {
     frames: Bounded<u64, NodeFrame>,
-    /// Frame, offset and length of each node in the frames that are kept.
-    nodes: HashMap<ChunkId, (u64, u32, u32)>,
+    /// The nodes in the frames that are kept.
+    nodes: HashMap<ChunkId, CachedNode>,
     next_frame: u64,
     decoder: Decoder,
+}
+
+/// Where a node is.
+#[derive(Clone, Copy)]
+struct CachedNode {
+    frame: u64,
+    offset: u32,
+    len: u32,
+    /// Whether its bytes were seen to have its id.
+    is_checked: bool,
 }
 
 impl NodeCache {
@@ -279,24 +288,41 @@ impl NodeCache {
         })
     }
 
+    /// Whether a node is there and has its id, as `check` says of its bytes.
+    fn has(&mut self, id: &ChunkId, check: impl FnOnce(&[u8]) -> bool) -> bool {
+        match self.nodes.get(id) {
+            None => false,
+            Some(node) if node.is_checked => true,
+            Some(_) => {
+                let is_sound = self.get(id).is_some_and(check);
+                if let Some(node) = self.nodes.get_mut(id) {
+                    node.is_checked = is_sound;
+                }
+                is_sound
+            }
+        }
+    }
+
     fn get(&mut self, id: &ChunkId) -> Option<&[u8]> {
-        let (frame, offset, len) = *self.nodes.get(id)?;
+        let CachedNode { frame, offset, len, .. } = *self.nodes.get(id)?;
         let frame = self.frames.get(&frame)?;
         frame.raw.get(offset as usize..(offset + len) as usize)
     }
 
-    fn put(&mut self, raw: Vec<u8>, nodes: impl Iterator<Item = (ChunkId, u32, u32)>) {
+    /// Keeps a frame with the nodes in these slots, of which one was checked.
+    fn put(&mut self, raw: Vec<u8>, slots: &[Slot], checked: &Slot) {
         let number = self.next_frame;
         self.next_frame += 1;
-        let mut ids = Vec::new();
-        for (id, offset, len) in nodes {
-            self.nodes.insert(id, (number, offset, len));
-            ids.push(id);
-        }
+        let node = |slot: &Slot, is_checked| {
+            let node = CachedNode { frame: number, offset: slot.offset, len: slot.len, is_checked };
+            (slot.id, node)
+        };
+        self.nodes.extend(slots.iter().map(|slot| node(slot, false)).chain([node(checked, true)]));
+        let ids: Vec<ChunkId> = slots.iter().map(|slot| slot.id).collect();
         let size = raw.len() + ids.len() * 64;
         for (gone, frame) in self.frames.put(number, Arc::new(NodeFrame { raw, ids }), size) {
             for id in &frame.ids {
-                if self.nodes.get(id).is_some_and(|(frame, ..)| *frame == gone) {
+                if self.nodes.get(id).is_some_and(|node| node.frame == gone) {
                     self.nodes.remove(id);
                 }
             }

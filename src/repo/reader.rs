@@ -9,7 +9,7 @@ use crate::codec::frame::Decoder;
 use crate::codec::seal::Seal;
 use crate::error::{Error, Result};
 use crate::format::pack::{
-    Class, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, SEAL_LEN, Slot, TRAILER_FRAME, Trailer,
+    Class, FOOTER_LEN, Footer, Frame, HEADER_LEN, Header, Kind, SEAL_LEN, Slot, TRAILER_FRAME, Trailer,
     associated_data,
 };
 use crate::id::{ChunkId, PackId, RepositoryId};
@@ -179,12 +179,17 @@ impl PackReader {
         plain.ok_or_else(|| damaged_frame(pack, number, "its seal is broken"))
     }
 
+    /// Whether bytes have this id.
+    pub fn is_chunk(&self, kind: Kind, id: &ChunkId, bytes: &[u8]) -> bool {
+        ChunkId::of(self.keys.ids(kind), bytes) == *id
+    }
+
     /// The bytes of the chunk in `slot` of a decoded frame, if they have its id.
     pub fn chunk<'a>(&self, pack: &OpenPack, slot: &Slot, raw: &'a [u8]) -> Result<&'a [u8]> {
         let kind = pack.frame(slot.frame)?.kind;
         let start = slot.offset as usize;
         raw.get(start..start + slot.len as usize)
-            .filter(|bytes| ChunkId::of(self.keys.ids(kind), bytes) == slot.id)
+            .filter(|bytes| self.is_chunk(kind, &slot.id, bytes))
             .ok_or_else(|| {
                 let object = format!("chunk {} in frame {} of pack {}", slot.id, slot.frame, pack.id);
                 Error::damaged(object, "its content has another id")

@@ -10,9 +10,8 @@ use crate::error::Result;
 use crate::format::pack::{Base, PREFIX_MAX, Slot};
 
 /// Raw bytes of bases that are decoded for one frame, some of them again because others took their
-/// place in the cache. Of the writer's frames none needs a tenth of it
-/// ([`NEEDED_LEN_MAX`](super::delta::NEEDED_LEN_MAX)); forged ones could ask for more than anybody has
-/// time for.
+/// place in the cache. Of the writer's frames none needs a tenth of it; forged ones could ask for more
+/// than anybody has time for.
 const DECODED_MAX: usize = 512 << 20;
 
 /// Reads frames, for one thread.

@@ -167,6 +167,10 @@ struct Found {
     piece: u32,
 }
 
+/// Workers that go through frames of changes in different places do not wait for each other's bases;
+/// those of more places than this do not fit into memory.
+const DELTA_LANES: usize = 2;
+
 /// A frame is kept if less than this part of it is wanted.
 const KEPT_BELOW: u64 = 4;
 
@@ -275,23 +279,22 @@ impl Plan {
             let piece = &self.window.pieces[self.found[job.start].piece as usize];
             (piece.to, piece.offset)
         });
-        let next = AtomicUsize::new(0);
+        let lanes = Lanes::new(jobs, if self.has_deltas { DELTA_LANES } else { 1 });
         let written = Mutex::new(std::mem::take(&mut self.written));
-        let workers = thread::available_parallelism().map_or(1, usize::from).max(WORKERS_MIN).min(jobs.len());
-        let (plan, jobs) = (&*self, &jobs);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let workers = processors.max(WORKERS_MIN).min(lanes.jobs.len());
+        let plan = &*self;
+        let work = |number: usize| -> Result<()> {
+            let mut worker = Worker { plan, context, frames: FrameReader::new(context.catalog)? };
+            while let Some(job) = lanes.next(number) {
+                context.stop.check()?;
+                worker.frame(&plan.found[job.clone()], &written)?;
+            }
+            Ok(())
+        };
         let result = thread::scope(|scope| {
-            let workers: Vec<_> = (0..workers)
-                .map(|_| {
-                    scope.spawn(|| -> Result<()> {
-                        let mut worker = Worker { plan, context, frames: FrameReader::new(context.catalog)? };
-                        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                            context.stop.check()?;
-                            worker.frame(&plan.found[job.clone()], &written)?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
+            let work = &work;
+            let workers: Vec<_> = (0..workers).map(|number| scope.spawn(move || work(number))).collect();
             let ended = |worker: thread::ScopedJoinHandle<Result<()>>| {
                 worker.join().map_err(|_| Error::Internal("a writer ended early"))?
             };
@@ -321,6 +324,30 @@ impl Plan {
                 Err(e) => self.written.fail(to as u32, path, e),
             }
         }
+    }
+}
+
+/// Jobs, as many one after the other in each lane.
+struct Lanes {
+    jobs: Vec<Range<usize>>,
+    /// Where each lane goes on, and where it ends.
+    lanes: Vec<(AtomicUsize, usize)>,
+}
+
+impl Lanes {
+    fn new(jobs: Vec<Range<usize>>, count: usize) -> Self {
+        let bounds =
+            |lane: usize| (AtomicUsize::new(jobs.len() * lane / count), jobs.len() * (lane + 1) / count);
+        let lanes = (0..count).map(bounds).collect();
+        Self { jobs, lanes }
+    }
+
+    /// The next job of the lane that this worker goes along, or of another when that is at its end.
+    fn next(&self, worker: usize) -> Option<&Range<usize>> {
+        let lanes = self.lanes.iter().cycle().skip(worker % self.lanes.len()).take(self.lanes.len());
+        let next =
+            |(at, end): &(AtomicUsize, usize)| Some(at.fetch_add(1, Ordering::Relaxed)).filter(|at| at < end);
+        self.jobs.get(lanes.filter_map(next).next()?)
     }
 }
 

@@ -3,9 +3,10 @@
 
 mod support;
 
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::make::{bytes, tree};
 use support::tree::{assert_same, read};
@@ -105,7 +106,7 @@ fn key_files() {
 fn wrong_usage() {
     let varv = Varv::new();
     let source = varv.dir("source");
-    let wrong: &[&[std::ffi::OsString]] = &[
+    let wrong: &[&[OsString]] = &[
         args![],
         args!["frobnicate"],
         args!["backup"],
@@ -159,7 +160,7 @@ fn a_directory_is_dumped_as_an_archive() {
     let varv = Varv::new();
     let source = varv.dir("source");
     tree(&source, 1);
-    let holes = fs::File::create(source.join("holes")).unwrap();
+    let holes = File::create(source.join("holes")).unwrap();
     holes.set_len(8 << 20).unwrap();
     holes.write_all_at(b"data", 3 << 20).unwrap();
     fs::hard_link(source.join("holes"), source.join("the same")).unwrap();
@@ -169,7 +170,7 @@ fn a_directory_is_dumped_as_an_archive() {
     fs::write(long.join("deep"), "deep").unwrap();
     varv.backup(args![&source]);
     let archive = varv.path("archive.tar");
-    let dumped = varv.command(args!["dump", &source]).stdout(fs::File::create(&archive).unwrap()).status();
+    let dumped = varv.command(args!["dump", &source]).stdout(File::create(&archive).unwrap()).status();
     assert!(dumped.unwrap().success());
     assert!(fs::metadata(&archive).unwrap().len() < 4 << 20, "holes were written out");
     let out = varv.dir("out");
@@ -256,7 +257,7 @@ fn tags_labels_and_hosts() {
     let varv = Varv::new();
     let source = varv.dir("source");
     let file = source.join("file");
-    let backup = |content: &str, words: &[std::ffi::OsString]| {
+    let backup = |content: &str, words: &[OsString]| {
         fs::write(&file, content).unwrap();
         varv.backup(&[words, args![&source]].concat());
     };
@@ -264,9 +265,8 @@ fn tags_labels_and_hosts() {
     backup("tagged", args!["--tag", "a", "--tag", "b"]);
     backup("labelled", args!["--label", "weekly"]);
     backup("foreign", args!["--host", "elsewhere"]);
-    let count = |words: &[std::ffi::OsString]| {
-        varv.json(&[args!["snapshots"], words].concat()).as_array().unwrap().len()
-    };
+    let count =
+        |words: &[OsString]| varv.json(&[args!["snapshots"], words].concat()).as_array().unwrap().len();
     assert_eq!(count(args![]), 4);
     assert_eq!(count(args!["--tag", "b"]), 1);
     assert_eq!(count(args!["--label", "weekly"]), 1);
@@ -383,4 +383,45 @@ fn times_of_snapshots() {
         varv.snapshots().iter().map(|row| row["time"].as_str().unwrap().to_string()).collect();
     assert_eq!(times, ["2026-01-01T00:00:00+00:00", "2026-03-01T12:00:00+02:00"]);
     assert_eq!(varv.ok(args!["dump", &file]).stdout, b"2026-03-01T12:00:00+02:00");
+}
+
+/// Standard output that nobody reads.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_lists_and_nothing_else() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    let unread_by = |code: i32, words: &[OsString]| {
+        let done = varv.command(words).stdout(unread()).output().unwrap();
+        assert_eq!((done.status.code(), done.stderr), (Some(code), Vec::new()), "{words:?}");
+    };
+    unread_by(0, args!["backup", &source]);
+    unread_by(0, args!["ls", "-R"]);
+    unread_by(0, args!["snapshots"]);
+    fs::write(source.join("more"), "more").unwrap();
+    unread_by(5, args!["compare", &source]);
+    let packs = varv.objects().into_iter().filter(|path| path.starts_with(varv.repository.join("packs")));
+    packs.for_each(|pack| fs::remove_file(pack).unwrap());
+    unread_by(4, args!["check"]);
+    varv.ok(args!["locks"]).is_silent();
+}
+
+#[test]
+fn what_cannot_be_told_stops_nothing() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let mut command = varv.command(args!["backup", &source, varv.path("missing")]);
+    assert_eq!(command.stderr(full()).output().unwrap().status.code(), Some(3));
+    assert_eq!(varv.snapshots().len(), 1);
+    let done = varv.command(args!["snapshots"]).stdout(full()).output().unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8(done.stderr).unwrap().contains("No space left"));
+    varv.ok(args!["locks"]).is_silent();
 }

@@ -49,6 +49,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use signal_hook::consts::SIGPIPE;
 
 use crate::error::Error;
 use error::Exit;
@@ -106,6 +107,12 @@ enum Command {
 type Outcome = Result<Exit, Error>;
 
 impl Command {
+    /// Whether nothing is missed, neither work nor an exit code, if it ends when nobody reads on.
+    fn only_lists(&self) -> bool {
+        use Command::{Find, History, List, Snapshots, Stats};
+        matches!(self, List(_) | Find(_) | Snapshots(_) | Stats(_) | History(_))
+    }
+
     fn run(self, global: &Global) -> Outcome {
         match self {
             Command::Init(command) => command.run(global),
@@ -161,13 +168,18 @@ fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    match cli.command.run(&cli.global) {
-        Ok(exit) => exit.into(),
+    if cli.command.only_lists() {
+        output::end_with_reader();
+    }
+    let exit = match cli.command.run(&cli.global) {
+        Ok(exit) => exit,
+        Err(Error::Stopped(SIGPIPE)) => Exit::Done,
         Err(e) => {
             output::error(&e, cli.global.json);
-            Exit::of(&e).into()
+            Exit::of(&e)
         }
-    }
+    };
+    output::exit(exit).into()
 }
 
 /// The command line as clap knows it.

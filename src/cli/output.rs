@@ -2,22 +2,32 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde::Serialize;
+use signal_hook::consts::SIGPIPE;
 
 use super::error::{Exit, hint};
+use super::signals::STOP;
 use crate::error::Error;
 use crate::format::snapshot::Saved;
 use crate::text::format_size;
 
-/// Prints a result as one line. A reader that went away (`| head`) ends the process quietly.
+/// Prints a result as one line.
 pub fn line(text: &str) {
     write(text.as_bytes());
     write(b"\n");
 }
+
+/// Whether the command does nothing but print, so that it may end with its reader.
+static ONLY_PRINTS: AtomicBool = AtomicBool::new(false);
+/// Whether standard output takes nothing more.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+/// Whether that is for another reason than that its reader went away.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 /// What is kept instead of being printed, while [`capture`] is under way.
 static CAPTURED: Mutex<Option<Vec<u8>>> = Mutex::new(None);
@@ -39,19 +49,43 @@ pub fn write(bytes: &[u8]) {
         kept.extend_from_slice(bytes);
         return;
     }
-    match io::stdout().write_all(bytes) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => quit(Exit::Done),
-        Err(e) => {
-            eprintln!("varv: cannot write to standard output: {e}");
-            quit(Exit::Failed);
-        }
-        Ok(()) => {}
+    if IS_CLOSED.load(Ordering::Relaxed) {
+        return;
+    }
+    if let Err(e) = io::stdout().write_all(bytes) {
+        closed(&e);
     }
 }
 
-#[allow(clippy::exit)]
-fn quit(exit: Exit) -> ! {
-    std::process::exit(if exit == Exit::Done { 0 } else { 1 })
+/// A reader that went away (`| head`) ends a list quietly. Whatever does more is done to its end, and its exit
+/// code says how it ended.
+fn closed(error: &io::Error) {
+    IS_CLOSED.store(true, Ordering::Relaxed);
+    if error.kind() != ErrorKind::BrokenPipe {
+        HAS_FAILED.store(true, Ordering::Relaxed);
+        notice(&format!("cannot write to standard output: {error}"));
+    }
+    if ONLY_PRINTS.load(Ordering::Relaxed) {
+        STOP.request(SIGPIPE);
+    }
+}
+
+/// Lets the command end when nobody reads what it prints.
+pub fn end_with_reader() {
+    ONLY_PRINTS.store(true, Ordering::Relaxed);
+}
+
+/// How a command ends whose result may not have been printed.
+pub fn exit(exit: Exit) -> Exit {
+    match exit {
+        Exit::Done if HAS_FAILED.load(Ordering::Relaxed) => Exit::Failed,
+        other => other,
+    }
+}
+
+/// Prints a line beside the result. If that cannot be printed either, there is nobody left to be told.
+fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints a result as JSON, on one line.
@@ -110,7 +144,7 @@ impl Array {
 
 /// Tells the user something beside the result.
 pub fn notice(text: &str) {
-    eprintln!("varv: {text}");
+    tell(&format!("varv: {text}"));
 }
 
 /// What failed, and what to do about it, as JSON.
@@ -123,9 +157,9 @@ pub fn error(error: &Error, as_json: bool) {
     if as_json {
         json(&failure(error));
     }
-    eprintln!("varv: {error}");
+    tell(&format!("varv: {error}"));
     if let Some(hint) = hint(error) {
-        eprintln!("      {hint}");
+        tell(&format!("      {hint}"));
     }
 }
 

@@ -210,6 +210,11 @@ impl Done {
         serde_json::from_slice(&self.stdout).unwrap()
     }
 
+    /// Panics if there is anything on standard error.
+    pub fn is_silent(&self) {
+        assert_eq!(self.stderr, "");
+    }
+
     /// Panics unless standard error has all these words.
     pub fn says(&self, words: &[&str]) {
         for word in words {

@@ -425,3 +425,14 @@ fn what_cannot_be_told_stops_nothing() {
     assert!(String::from_utf8(done.stderr).unwrap().contains("No space left"));
     varv.ok(args!["locks"]).is_silent();
 }
+
+#[test]
+fn nohup_is_respected() {
+    let varv = Varv::new();
+    let program = varv.command(&[]);
+    let mut shell = Command::new("sh");
+    let script = "trap '' HUP; exec \"$0\" backup -q --from-command name -- sh -c 'kill -HUP $PPID; echo x'";
+    shell.args(["-c", script]).arg(program.get_program()).env("VARV_REPOSITORY", &varv.repository);
+    assert!(shell.status().unwrap().success());
+    assert_eq!(varv.ok(args!["dump", "name"]).stdout, b"x\n");
+}

@@ -1,6 +1,6 @@
-//! The first SIGINT or SIGTERM asks to stop; a second one ends the process.
+//! The first SIGINT, SIGTERM or SIGHUP asks to stop; a second one ends the process.
 
-use std::thread;
+use std::{fs, thread};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -12,7 +12,11 @@ pub static STOP: Stop = Stop::new();
 
 /// Begins to listen. Where that is not possible, signals end the process as usual.
 pub fn listen() {
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let Ok(mut signals) = Signals::new(wanted) else { return };
     let _ = thread::Builder::new().name("signals".into()).spawn(move || {
         let mut seen = false;
         for signal in &mut signals {
@@ -23,4 +27,12 @@ pub fn listen() {
             seen = true;
         }
     });
+}
+
+/// Whether whoever started the process wants it to go on when the terminal goes away, as nohup does.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -225,6 +226,24 @@ fn a_damaged_snapshot_is_named() {
             assert_eq!(report["snapshots"], 2);
         });
     }
+}
+
+#[test]
+fn what_is_no_file_where_an_object_should_be_is_named() {
+    let house = House::new(None);
+    for name in [&house.objects("snapshots")[0], &house.packs(1)[0]] {
+        let (path, aside) = (house.repository().join(name), house.repository().join("locks/aside"));
+        fs::rename(&path, &aside).unwrap();
+        for replace in [|path: &Path| fs::create_dir(path), |path: &Path| symlink("/etc/passwd", path)] {
+            replace(&path).unwrap();
+            let (code, report) = house.check(&[]);
+            assert_eq!(code, DAMAGE, "{name}");
+            assert!(damaged(&report).contains(&name.as_str()), "{report}");
+            fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+        }
+        fs::rename(&aside, &path).unwrap();
+    }
+    assert_eq!(house.check(&[]).0, DONE);
 }
 
 #[test]

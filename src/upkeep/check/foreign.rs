@@ -1,6 +1,7 @@
-//! What lies in the repository's folder and is no object: noted, never touched.
+//! What lies in the repository's folder and is no object: noted, never touched. What has an object's name and is
+//! no file is damage: something was there.
 
-use std::fs;
+use std::fs::{self, FileType};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -19,8 +20,12 @@ const LOST_AND_FOUND: &str = "lost+found";
 
 /// Notes foreign files and unfinished objects.
 pub fn note(repo: &Repo, findings: &mut Findings) {
-    let mut foreign = Vec::new();
-    look(repo.root(), &mut Vec::new(), &mut foreign);
+    let mut found = Found::default();
+    look(repo.root(), &mut Vec::new(), &mut found);
+    let Found { mut foreign, replaced } = found;
+    for name in &replaced {
+        findings.add(name, "it is not a file, though it has the name of an object".into());
+    }
     foreign.sort_unstable();
     for name in foreign.iter().take(NAMED_MAX) {
         findings.note(format!("{name} is not of varv's making; it is left alone"));
@@ -34,16 +39,27 @@ pub fn note(repo: &Repo, findings: &mut Findings) {
     }
 }
 
+#[derive(Default)]
+struct Found {
+    foreign: Vec<String>,
+    /// No files, where objects should be.
+    replaced: Vec<String>,
+}
+
 /// What must not be where it is; a folder that cannot be listed has been complained of before.
-fn look(folder: &Path, above: &mut Vec<String>, foreign: &mut Vec<String>) {
+fn look(folder: &Path, above: &mut Vec<String>, found: &mut Found) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let file_type = entry.file_type();
+        let is_folder = file_type.as_ref().is_ok_and(FileType::is_dir);
         above.push(escape(entry.file_name().as_bytes()));
         let parts: Vec<&str> = above.iter().map(String::as_str).collect();
         match kind_of(&parts, is_folder) {
+            _ if is_object(&parts) && file_type.is_ok_and(|kind| !kind.is_file()) => {
+                found.replaced.push(above.join("/"));
+            }
             Kind::Ours => {}
-            Kind::Folder => look(&entry.path(), above, foreign),
-            Kind::Foreign => foreign.push(above.join("/")),
+            Kind::Folder => look(&entry.path(), above, found),
+            Kind::Foreign => found.foreign.push(above.join("/")),
         }
         above.pop();
     }
@@ -55,6 +71,14 @@ enum Kind {
     Foreign,
 }
 
+fn is_object(parts: &[&str]) -> bool {
+    match parts {
+        [layout::PACKS, _, _] => layout::pack_id(&parts.join("/")).is_some(),
+        [layout::SNAPSHOTS | layout::FORGOTTEN, name] => SnapshotId::from_hex(name).is_some(),
+        _ => false,
+    }
+}
+
 fn kind_of(parts: &[&str], is_folder: bool) -> Kind {
     let ours = |yes| if yes { Kind::Ours } else { Kind::Foreign };
     match (parts, is_folder) {
@@ -62,8 +86,7 @@ fn kind_of(parts: &[&str], is_folder: bool) -> Kind {
         ([LOCKS | UNFINISHED | LOST_AND_FOUND | layout::STATE | layout::DAMAGED], true) => Kind::Ours,
         ([layout::PACKS | layout::SNAPSHOTS | layout::FORGOTTEN | layout::INDEX], true) => Kind::Folder,
         ([layout::PACKS, shard], true) if shard.len() == 2 => Kind::Folder,
-        ([layout::PACKS, _, _], false) => ours(layout::pack_id(&parts.join("/")).is_some()),
-        ([layout::SNAPSHOTS | layout::FORGOTTEN, name], false) => ours(SnapshotId::from_hex(name).is_some()),
+        ([layout::PACKS, _, _] | [layout::SNAPSHOTS | layout::FORGOTTEN, _], false) => ours(is_object(parts)),
         ([layout::INDEX, name], false) => {
             ours(name.starts_with(layout::INDEX_FILE) || *name == layout::INDEX_TURN)
         }
@@ -91,8 +114,12 @@ mod tests {
         for name in ["config.bak", "packs/ab/x", "snapshots/note.txt", "packs/x"] {
             fs::write(root.join(name), b"").unwrap();
         }
-        let mut foreign = Vec::new();
-        look(root, &mut Vec::new(), &mut foreign);
+        let replaced = format!("snapshots/{}", "cd".repeat(32));
+        std::os::unix::fs::symlink("nowhere", root.join(&replaced)).unwrap();
+        let mut found = Found::default();
+        look(root, &mut Vec::new(), &mut found);
+        assert_eq!(found.replaced, [replaced]);
+        let mut foreign = found.foreign;
         foreign.sort();
         let expected = ["config.bak", "mine", "packs/ab/x", "packs/other", "packs/x", "snapshots/note.txt"];
         assert_eq!(foreign, expected);

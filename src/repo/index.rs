@@ -385,6 +385,10 @@ fn unusable_file(path: &Path, access: Access) -> Result<Option<String>> {
     if file_len(path)?.is_none() {
         return Ok(Some("it is missing".into()));
     }
+    // SQLite would wait for the other end of a pipe.
+    if [path, &schema::log_path(path)].into_iter().any(|file| file.exists() && !file.is_file()) {
+        return Ok(Some("it is not a file".into()));
+    }
     // Who opens it read-only sees nothing of the log.
     let unclosed =
         access == Access::ReadOnly && file_len(&schema::log_path(path))?.is_some_and(|len| len > 0);

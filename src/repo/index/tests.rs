@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::repo::schema;
 use proptest::prelude::*;
+use rustix::fs::{FileType, Mode};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
@@ -174,6 +175,20 @@ fn another_index_is_stale() {
     index.db.execute_batch("PRAGMA user_version = 99").unwrap();
     assert!(stale(&path, rw, &KEY, &REPOSITORY).contains("version is 99"));
     open(&Index::create(&path, &KEY, &REPOSITORY).unwrap().path);
+}
+
+#[test]
+fn a_pipe_is_no_index() {
+    let folder = TempDir::new().unwrap();
+    for name in ["index.sqlite", "index.sqlite-wal"] {
+        let (path, index) = filled(&folder, 1, 10);
+        index.close().unwrap();
+        let pipe = folder.path().join(name);
+        let _ = fs::remove_file(&pipe);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert_eq!(stale(&path, Access::ReadWrite, &KEY, &REPOSITORY), "it is not a file");
+        open(&Index::create(&path, &KEY, &REPOSITORY).unwrap().path);
+    }
 }
 
 #[test]

@@ -276,6 +276,17 @@ fn what_cannot_be_read_is_left_out_and_listed() {
 }
 
 #[test]
+fn nodes_that_are_not_allowed_are_counted_with_all_their_names() {
+    let Some(()) = root_or_skip() else { return };
+    let varv = Varv::unprivileged();
+    let source = varv.dir("source");
+    mknodat(CWD, source.join("disk"), FileType::BlockDevice, Mode::from(0o644), makedev(7, 200)).unwrap();
+    fs::hard_link(source.join("disk"), source.join("same")).unwrap();
+    varv.ok(args!["backup", "-q", &source]);
+    varv.ok(args!["restore", &source, varv.path("target")]).says(&["not made: 2"]);
+}
+
+#[test]
 fn a_single_file_is_a_root() {
     let varv = Varv::new();
     let file = varv.path("file");

@@ -24,7 +24,7 @@ const SMALL_MAX: u64 = 2 << 20;
 pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> Result<Restored> {
     let mut tree = TreeRestore::new(context, Arc::clone(&root))?;
     root.make_writable();
-    let mut place = Place { dir: Some(root), path: Vec::new(), names: Vec::new() };
+    let mut place = Place { dir: Some(root), path: Vec::new() };
     tree.dir(entry, &mut place)?;
     tree.flush()?;
     Ok(tree.restored)
@@ -33,7 +33,7 @@ pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> R
 /// Restores one file, volume, stream or node.
 pub fn restore_single(context: &Context, entry: &Entry, dir: Arc<TargetDir>) -> Result<Restored> {
     let mut tree = TreeRestore::new(context, Arc::clone(&dir))?;
-    let mut place = Place { dir: Some(dir), path: Vec::new(), names: Vec::new() };
+    let mut place = Place { dir: Some(dir), path: Vec::new() };
     tree.entry(entry.clone(), &mut place)?;
     tree.flush()?;
     Ok(tree.restored)
@@ -69,22 +69,23 @@ pub fn count(context: &Context, entry: &Entry, _target: &Path) -> Result<Restore
 /// A directory of the target. It is only made when something is to be put into it.
 struct Place {
     dir: Option<Arc<TargetDir>>,
-    /// Below the root, for patterns.
+    /// Below the root.
     path: Vec<u8>,
-    /// The same, name by name.
-    names: Vec<Vec<u8>>,
 }
 
 /// The first name of a file with several.
 struct FirstName {
-    names: Vec<Vec<u8>>,
+    path: Vec<u8>,
     /// Names still to come; with none left the file can be forgotten.
     left: u64,
 }
 
 /// A hard link that is made when its file is there.
 struct Link {
-    first: Vec<Vec<u8>>,
+    /// The path of the first name below the root.
+    first: Vec<u8>,
+    /// Whether the file is a node, which may not be allowed here.
+    is_node: bool,
     dir: Arc<TargetDir>,
     name: Vec<u8>,
     existing: Existing,
@@ -142,10 +143,15 @@ impl<'a> TreeRestore<'a> {
     }
 
     fn link(&mut self, link: &Link) -> Result<()> {
-        let Some((name, folders)) = link.first.split_last() else { return Ok(()) };
+        let mut names: Vec<&[u8]> = names(&link.first).collect();
+        let Some(name) = names.pop() else { return Ok(()) };
         let mut from = Arc::clone(&self.root);
-        for folder in folders {
+        for folder in names {
             from = Arc::new(from.open_dir(folder)?);
+        }
+        if link.is_node && from.look(name)?.is_none() {
+            self.context.metadata.count_node(&link.dir.path_of(&link.name));
+            return Ok(());
         }
         make_hard_link(&from, name, &link.dir, &link.name, link.existing)?;
         self.restored.files += 1;
@@ -158,7 +164,7 @@ impl<'a> TreeRestore<'a> {
             return Ok(Arc::clone(dir));
         }
         let mut dir = Arc::clone(&self.root);
-        for name in &place.names {
+        for name in names(&place.path) {
             dir = Arc::new(dir.mkdir(name)?);
         }
         place.dir = Some(Arc::clone(&dir));
@@ -214,9 +220,7 @@ impl<'a> TreeRestore<'a> {
         }
         let included = self.filter.includes(&path, is_dir);
         if is_dir {
-            let mut names = place.names.clone();
-            names.push(child.name.clone());
-            let mut below = Place { dir: None, path, names };
+            let mut below = Place { dir: None, path };
             if included {
                 let parent = self.made(place)?;
                 match self.enter(&parent, &child) {
@@ -270,7 +274,8 @@ impl<'a> TreeRestore<'a> {
         };
         if let Some(first) = self.first_name(&entry, place) {
             self.window.hold_open();
-            self.links.push(Link { first, dir, name: entry.name, existing });
+            let is_node = entry.map().is_none();
+            self.links.push(Link { first, is_node, dir, name: entry.name, existing });
             return Ok(());
         }
         self.restored.bytes += entry.size();
@@ -331,20 +336,19 @@ impl<'a> TreeRestore<'a> {
     }
 
     /// The first name of the same file, if this is not it.
-    fn first_name(&mut self, entry: &Entry, place: &Place) -> Option<Vec<Vec<u8>>> {
+    fn first_name(&mut self, entry: &Entry, place: &Place) -> Option<Vec<u8>> {
         let links = entry.links?;
         let key = (links.device, entry.inode);
         if let Some(first) = self.first_names.get_mut(&key) {
-            let names = first.names.clone();
+            let path = first.path.clone();
             first.left = first.left.saturating_sub(1);
             if first.left == 0 {
                 self.first_names.remove(&key);
             }
-            return Some(names);
+            return Some(path);
         }
-        let mut names = place.names.clone();
-        names.push(entry.name.clone());
-        self.first_names.insert(key, FirstName { names, left: links.count.saturating_sub(1) });
+        let path = joined(&place.path, &entry.name);
+        self.first_names.insert(key, FirstName { path, left: links.count.saturating_sub(1) });
         None
     }
 
@@ -424,4 +428,9 @@ impl<'a> TreeRestore<'a> {
 
 fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
+}
+
+/// The names of a path that [`joined`] made.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
 }

@@ -147,7 +147,7 @@ impl Metadata {
     }
 
     /// Counts a node that could not be made.
-    pub(super) fn count_node(&self, path: &Path) {
+    pub fn count_node(&self, path: &Path) {
         self.shortfalls.add(Shortfall::Node, path);
     }
 }

@@ -287,6 +287,20 @@ fn nodes_that_are_not_allowed_are_counted_with_all_their_names() {
 }
 
 #[test]
+fn many_small_runs_come_back() {
+    let varv = Varv::new();
+    let file = varv.path("file");
+    let content = bytes(7, 5 << 20);
+    let runs: Vec<(u64, &[u8])> = (0..1000usize)
+        .map(|number| (number as u64 * (12 << 10), &content[number * 4096..][..(number % 3 + 1) * 1000]))
+        .chain([(20 << 20, &content[..]), (26 << 20, &content[..70_000])])
+        .collect();
+    sparse_file(&file, 30 << 20, &runs);
+    let target = varv.round(&file, "target");
+    assert_same(&file, &target);
+}
+
+#[test]
 fn a_single_file_is_a_root() {
     let varv = Varv::new();
     let file = varv.path("file");

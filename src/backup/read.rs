@@ -88,13 +88,14 @@ impl Worker<'_> {
 
     /// Reads and cuts a stretch.
     pub fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
+        let is_small = wanted.small_len().is_some();
         let PieceToRead { source, offset, more_follows, zero_errors } = wanted;
         let mut unreadable = Vec::new();
         let piece = match source {
             PieceSource::Hole(len) => Ok(Piece::hole(len)),
             PieceSource::Bytes(body) => Ok(self.cutter.cut(body.into(), offset, more_follows)),
             PieceSource::File { file, len } => {
-                let mut body = self.buffers.take();
+                let mut body = if is_small { Buffer::default() } else { self.buffers.take() };
                 let bytes = body.extend(len as usize);
                 let read = match read_range(&file, offset, bytes) {
                     Err(_) if zero_errors => read_around(&file, offset, bytes, &mut unreadable),

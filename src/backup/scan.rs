@@ -104,7 +104,7 @@ impl<'a> Scan<'a> {
 
     fn send(&mut self, step: Step) -> Result<()> {
         self.batch_bytes += match &step {
-            Step::Piece(_) => BATCH_BYTES,
+            Step::Piece(piece) => piece.small_len().unwrap_or(BATCH_BYTES),
             step => step.file_len() as u64,
         };
         self.batch.push(step);

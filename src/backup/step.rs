@@ -19,6 +19,10 @@ use crate::source::path_of;
 /// Files up to this length are read at once, longer ones in pieces of it.
 pub const PIECE_LEN: u64 = 2 << 20;
 
+/// Pieces up to this length are handed over together, and get buffers of their own: those that are used again
+/// may be of any length.
+const SMALL_PIECE_MAX: u64 = 64 << 10;
+
 /// Files with several names that are remembered, so that they are read once; others are read
 /// again under each name.
 pub const LINKED_MAX: usize = 256 << 10;
@@ -119,6 +123,18 @@ pub struct PieceToRead {
     pub more_follows: bool,
     /// Whether what cannot be read becomes zeros.
     pub zero_errors: bool,
+}
+
+impl PieceToRead {
+    /// The bytes to be read, if they are few: such pieces are handed over together, as a file of many small runs
+    /// has thousands of them.
+    pub fn small_len(&self) -> Option<u64> {
+        match &self.source {
+            PieceSource::Hole(_) => Some(0),
+            PieceSource::File { len, .. } if *len <= SMALL_PIECE_MAX => Some(*len),
+            PieceSource::File { .. } | PieceSource::Bytes(_) => None,
+        }
+    }
 }
 
 /// How a large file is to be checked once it was read.

@@ -18,6 +18,8 @@ use crate::id::ChunkId;
 pub const LEN_MAX: u64 = i64::MAX as u64;
 /// The longest data extent: the largest chunk that any chunker makes.
 pub const CHUNK_LEN_MAX: u64 = 4 << 20;
+/// The longest extent of zeros or hole; longer ones are several. A length is stored times 4, and blocks stay whole.
+const EMPTY_LEN_MAX: u64 = 1 << 61;
 /// Maps of at most so many extents are kept in the tree entry itself.
 pub const INLINE_EXTENTS_MAX: usize = 16;
 
@@ -333,10 +335,30 @@ impl Builder {
                 Ok(())
             }
             (pending, next) => match pending.replace(next) {
-                Some(done) => self.nodes.push(done, store),
+                Some(done) => self.add(done, store),
                 None => Ok(()),
             },
         }
+    }
+
+    /// Adds an extent that no other is joined to any more.
+    fn add<X>(
+        &mut self,
+        extent: Extent,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>,
+    ) -> Result<(), X> {
+        let mut left = extent;
+        while let Extent::Zero { len } | Extent::Hole { len } = &mut left
+            && *len > EMPTY_LEN_MAX
+        {
+            *len -= EMPTY_LEN_MAX;
+            let part = match extent {
+                Extent::Zero { .. } => Extent::Zero { len: EMPTY_LEN_MAX },
+                _ => Extent::Hole { len: EMPTY_LEN_MAX },
+            };
+            self.nodes.push(part, store)?;
+        }
+        self.nodes.push(left, store)
     }
 
     /// The level up to which whole nodes of another map may be added; `None` if there are open
@@ -366,7 +388,7 @@ impl Builder {
     /// Completes the map.
     pub fn finish<X>(mut self, store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, X>) -> Result<Map, X> {
         if let Some(last) = self.pending.take() {
-            self.nodes.push(last, store)?;
+            self.add(last, store)?;
         }
         if let Some(extents) = self.nodes.only_leaf()
             && extents.len() <= INLINE_EXTENTS_MAX
@@ -456,6 +478,18 @@ mod tests {
         fn hostile_bytes_never_panic(bytes: Vec<u8>, level in 0u8..12) {
             let _ = Node::decode(&bytes, level);
             let _ = Map::read(&mut Reader::new(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_longest_file_keeps_its_length() {
+        let data = Extent::Data { id: ChunkId([7; 20]), len: 5 };
+        for before in [Extent::Hole { len: LEN_MAX - 5 }, Extent::Zero { len: LEN_MAX - 5 }] {
+            let (map, _) = build(&[before, data]);
+            let mut bytes = Vec::new();
+            map.put(&mut bytes);
+            let read = Map::read(&mut Reader::new(&bytes)).unwrap();
+            assert_eq!((read.len(), read.data_len(), &read), (LEN_MAX, 5, &map));
         }
     }
 

@@ -22,6 +22,8 @@ use choose::{Bases, Run, choose};
 const SAMPLE_LEN: usize = 64 << 10;
 /// Against how much of its bases.
 const SAMPLE_PREFIX: usize = 192 << 10;
+/// As long as deltas are worth it, every so many frames; a sample costs a tenth of a delta.
+const SAMPLE_EVERY: u32 = 8;
 /// In 64ths of what compression alone leaves: a delta must stay below.
 const WORTH_64THS: usize = 56;
 /// After so many deltas in a row that were not worth it, a frame is not even tried, then two and so
@@ -42,23 +44,36 @@ pub struct DeltaEncoder<'c> {
     prefix: Vec<u8>,
     /// Packs that bases lie in, of all encoders.
     used: Arc<Mutex<HashSet<PackId>>>,
-    pause: Pause,
+    /// What compression alone left of the last sample, and how long that was.
+    alone: (usize, usize),
+    record: Record,
 }
 
-/// How long to go on without trying.
+/// How deltas have fared, and what that means for the next.
 #[derive(Debug, Default)]
-struct Pause {
+struct Record {
     /// Frames that are not tried.
-    left: u32,
+    pause: u32,
     /// Deltas in a row that were not worth it.
     failures: u32,
+    /// Deltas in a row that were.
+    successes: u32,
 }
 
 impl<'c> DeltaEncoder<'c> {
     /// The packs that bases lie in are added to `used`.
     pub fn new(catalog: &'c Catalog, used: Arc<Mutex<HashSet<PackId>>>) -> Result<Self> {
         let (frames, encoder) = (FrameReader::new(catalog)?, Encoder::new(0)?);
-        Ok(Self { catalog, frames, encoder, level: 0, prefix: Vec::new(), used, pause: Pause::default() })
+        Ok(Self {
+            catalog,
+            frames,
+            encoder,
+            level: 0,
+            prefix: Vec::new(),
+            used,
+            alone: (0, 0),
+            record: Record::default(),
+        })
     }
 
     /// Compresses a frame at a zstd level, if that pays, and against its candidates, if that pays
@@ -76,7 +91,7 @@ impl<'c> DeltaEncoder<'c> {
     }
 
     fn delta(&mut self, frame: &RawFrame) -> Result<Option<(Vec<u8>, Bases)>> {
-        if frame.candidates.is_empty() || self.level == 0 || self.pause.skips() {
+        if frame.candidates.is_empty() || self.level == 0 || self.record.skips() {
             return Ok(None);
         }
         // Where bases cannot be read the frame does without; what is damaged is for `check` to say.
@@ -91,13 +106,14 @@ impl<'c> DeltaEncoder<'c> {
         if bases.runs.is_empty() {
             return Ok(None);
         }
-        // What most of it is like was worth it; whether that still holds is seen by the result.
-        let alone = match bases.is_main_deep {
-            true => self.alone_len(&frame.raw)?,
+        // What most of it is like was worth it, or what came before it; whether that still holds is seen
+        // by the result.
+        let alone = match bases.is_main_deep || self.record.is_good() {
+            true => Some(self.alone_len(&frame.raw)?),
             false => self.sample_gains(frame, &bases)?,
         };
         let Some(alone) = alone else {
-            self.pause.note(false);
+            self.record.note(false);
             return Ok(None);
         };
         self.prefix.clear();
@@ -107,15 +123,24 @@ impl<'c> DeltaEncoder<'c> {
         }
         let stored =
             self.encoder.encode_delta(&frame.raw, &self.prefix)?.filter(|stored| stored.len() < alone);
-        self.pause.note(stored.is_some());
+        self.record.note(stored.is_some());
         Ok(stored.map(|stored| (stored, bases)))
     }
 
     /// About what a frame may take at most to be worth it.
-    fn alone_len(&mut self, raw: &[u8]) -> Result<Option<usize>> {
-        let sample = &raw[..raw.len().min(SAMPLE_LEN)];
-        let alone = self.encoder.encode(sample)?.1.len();
-        Ok(Some(raw.len() * alone / sample.len().max(1) * WORTH_64THS / 64))
+    fn alone_len(&mut self, raw: &[u8]) -> Result<usize> {
+        if !self.record.is_good() {
+            self.sample(&raw[..raw.len().min(SAMPLE_LEN)])?;
+        }
+        let (left, len) = self.alone;
+        Ok(raw.len() * left / len.max(1) * WORTH_64THS / 64)
+    }
+
+    /// What compression alone leaves of a sample.
+    fn sample(&mut self, sample: &[u8]) -> Result<usize> {
+        let left = self.encoder.encode(sample)?.1.len();
+        self.alone = (left, sample.len());
+        Ok(left)
     }
 
     /// Whether a part of the frame becomes smaller with its bases: what the longest run is like.
@@ -128,27 +153,33 @@ impl<'c> DeltaEncoder<'c> {
         let first = (run.like + 1).min(run.like_last);
         let sample = &frame.raw[frame.offset_of(first)..frame.offset_of(run.like_last + 1)];
         let sample = &sample[..sample.len().min(SAMPLE_LEN)];
-        let alone = self.encoder.encode(sample)?.1.len();
+        let alone = self.sample(sample)?;
         let delta = self.encoder.encode_delta(sample, &prefix[..prefix.len().min(SAMPLE_PREFIX)])?;
         Ok(delta.filter(|delta| delta.len() < alone * WORTH_64THS / 64).map(|_| frame.raw.len()))
     }
 }
 
-impl Pause {
+impl Record {
     fn skips(&mut self) -> bool {
-        let skips = self.left > 0;
-        self.left = self.left.saturating_sub(1);
+        let skips = self.pause > 0;
+        self.pause = self.pause.saturating_sub(1);
         skips
+    }
+
+    /// Whether the next one is tried without a sample.
+    fn is_good(&self) -> bool {
+        !self.successes.is_multiple_of(SAMPLE_EVERY)
     }
 
     fn note(&mut self, was_worth_it: bool) {
         if was_worth_it {
-            *self = Self::default();
+            *self = Self { successes: self.successes + 1, ..Self::default() };
             return;
         }
+        self.successes = 0;
         self.failures += 1;
         if let Some(doubled) = self.failures.checked_sub(FAILURES_MAX) {
-            self.left = 1u32.checked_shl(doubled).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
+            self.pause = 1u32.checked_shl(doubled).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
         }
     }
 }
@@ -159,12 +190,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_until_something_is_gained() {
-        let mut pause = Pause::default();
+        let mut record = Record::default();
         let mut tried = Vec::new();
         for frame in 0..60 {
-            if !pause.skips() {
+            if !record.skips() {
                 tried.push(frame);
-                pause.note(frame == 20);
+                record.note(frame == 20);
             }
         }
         assert_eq!(tried, [0, 1, 3, 6, 11, 20, 21, 22, 24, 27, 32, 41, 58]);

@@ -367,3 +367,28 @@ fn without_any_configuration_there_is_no_repository() {
     fs::remove_file(house.repository().join("config.copy")).unwrap();
     assert_eq!(house.run(&["check"]).status.code(), Some(10));
 }
+
+/// Two packs whose names were mixed up: nothing is lost, and it is said where each belongs.
+#[test]
+fn packs_with_each_others_names_can_be_put_right() {
+    let house = House::new(None);
+    let packs: Vec<PathBuf> = house.packs(1).into_iter().map(|name| house.repository().join(name)).collect();
+    let [first, second, ..] = &packs[..] else { panic!("{packs:?}") };
+    let exchange = || {
+        let aside = house.folder.path().join("aside");
+        fs::rename(first, &aside).unwrap();
+        fs::rename(second, first).unwrap();
+        fs::rename(&aside, second).unwrap();
+    };
+    exchange();
+    let (code, report) = house.check(&["--read-data"]);
+    assert_eq!(code, DAMAGE);
+    for (found, is) in [(first, second), (second, first)] {
+        let name = |path: &Path| path.strip_prefix(house.repository()).unwrap().to_str().unwrap().to_owned();
+        let damaged = report["damaged"].as_array().unwrap().iter();
+        let mut whys = damaged.filter(|it| it["object"] == pack_name(&name(found))).map(|it| &it["why"]);
+        assert!(whys.any(|why| why.as_str().unwrap().ends_with(&name(is))), "{report}");
+    }
+    exchange();
+    assert_eq!(house.check(&["--read-data"]).0, DONE);
+}

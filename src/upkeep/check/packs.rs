@@ -173,7 +173,7 @@ impl Packs<'_> {
         match self.read(&pack, listed.len, feed) {
             Ok(id) => {
                 round.read.push((listed.id, listed.len));
-                round.misnamed.extend((id != listed.id).then_some(listed.id));
+                round.misnamed.extend((id != listed.id).then_some((listed.id, id)));
                 Ok(())
             }
             Err(error) => self.bad_pack(listed, error),
@@ -230,16 +230,19 @@ impl Packs<'_> {
     }
 
     /// Takes what was found; the packs that are not good.
-    fn take(&mut self, mut faults: Vec<Fault>, misnamed: Vec<PackId>) -> HashSet<PackId> {
+    fn take(&mut self, mut faults: Vec<Fault>, misnamed: Vec<(PackId, PackId)>) -> HashSet<PackId> {
         faults.sort_by_key(|fault| (fault.pack, fault.frame));
         let mut bad: HashSet<PackId> = faults.iter().map(|fault| fault.pack).collect();
         for Fault { pack, slots, error, .. } in faults {
             let Some((object, why)) = damage_of(&error) else { continue };
             self.findings.bad_frame(&pack, &slots, object, why);
         }
-        for id in misnamed {
+        for (id, hash) in misnamed {
             if bad.insert(id) {
-                self.findings.add(&pack_name(&id), "its bytes have another hash than its name".into());
+                let place = layout::pack(&hash);
+                let why =
+                    format!("its bytes have another hash than its name: if it was renamed, it was {place}");
+                self.findings.add(&pack_name(&id), why);
             }
         }
         bad
@@ -250,7 +253,8 @@ impl Packs<'_> {
 #[derive(Default)]
 struct Round {
     faults: Vec<Fault>,
-    misnamed: Vec<PackId>,
+    /// Packs whose bytes have another hash than their names, and that hash.
+    misnamed: Vec<(PackId, PackId)>,
     /// Packs that were read, and their lengths.
     read: Vec<(PackId, u64)>,
     /// Packs with frames that are compressed against others.

@@ -425,6 +425,7 @@ tier = "warm"
 tier-for = ["*.log=cold"]
 exclude = ["x"]
 exclude-from = ["/x"]
+exclude-from0 = ["/x"]
 exclude-if-present = ["x"]
 exclude-caches = true
 exclude-larger-than = "1G"

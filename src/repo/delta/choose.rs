@@ -33,6 +33,8 @@ const NEEDED_LEN_MAX: usize = BASES_ADDING_MAX;
 /// Raw bytes that are decoded for each byte that the frame is like, at most: without that, small
 /// files that change here and there make restoring a tree ten times as long.
 const COST_MAX: usize = 12;
+/// So much is decoded for a frame most of which is like it, however short that is: one change a night.
+const COST_MIN: usize = 8 << 20;
 
 /// What a frame may be compressed against.
 #[derive(Default)]
@@ -81,7 +83,8 @@ pub(super) fn choose(
     let holders = by_candidates(&places)?;
     let Some(depth_max) = depth_max(catalog, &holders, chance(chunks))? else { return Ok(Bases::default()) };
     let Some(main) = holders.first() else { return Ok(Bases::default()) };
-    let mut chooser = Chooser::new(catalog, depth_max);
+    let raw_len = chunks.iter().map(|(_, len)| *len as usize).sum();
+    let mut chooser = Chooser::new(catalog, depth_max, raw_len);
     chooser.bases.is_main_deep = main.at.is_deeper(depth_max)?;
     for holder in &holders {
         chooser.weigh(holder, main.count)?;
@@ -181,6 +184,8 @@ fn chance(chunks: &[(ChunkId, u32)]) -> u8 {
 struct Chooser<'c> {
     catalog: &'c Catalog,
     depth_max: u8,
+    /// How long the frame is.
+    raw_len: usize,
     /// Frames whose candidates count, …
     worth_it: HashSet<FrameName>,
     /// … and the length of these.
@@ -198,10 +203,11 @@ struct Chooser<'c> {
 }
 
 impl<'c> Chooser<'c> {
-    fn new(catalog: &'c Catalog, depth_max: u8) -> Self {
+    fn new(catalog: &'c Catalog, depth_max: u8, raw_len: usize) -> Self {
         Self {
             catalog,
             depth_max,
+            raw_len,
             worth_it: HashSet::new(),
             wanted: 0,
             named: HashMap::new(),
@@ -272,12 +278,18 @@ impl<'c> Chooser<'c> {
         Ok(list)
     }
 
+    /// Raw bytes that may be decoded for what counts so far.
+    fn cost_max(&self) -> usize {
+        let least = if self.wanted >= self.raw_len / 2 { COST_MIN } else { 0 };
+        (self.wanted * COST_MAX).max(least).min(NEEDED_LEN_MAX)
+    }
+
     fn may_name(&mut self, at: &At) -> Result<bool> {
         if let Some(is_named) = self.named.get(&at.name()) {
             return Ok(*is_named);
         }
         let is_named = self.named.values().filter(|is_named| **is_named).count() < NAMED_MAX
-            && self.needed.add(self.catalog, at, NEEDED_LEN_MAX.min(self.wanted * COST_MAX))?;
+            && self.needed.add(self.catalog, at, self.cost_max())?;
         self.named.insert(at.name(), is_named);
         Ok(is_named)
     }

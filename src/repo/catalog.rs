@@ -154,7 +154,8 @@ impl Catalog {
         Ok(pack)
     }
 
-    /// Where the raw bytes of a frame that others have as base are kept, or will be.
+    /// Where the raw bytes of a frame that others have as base are kept, or will be; and memory for
+    /// them, of what was forgotten instead, if there is some that fits.
     pub(super) fn base(&self, pack: &OpenPack, frame: u32) -> Result<(Arc<BaseFrame>, Vec<u8>)> {
         let key = (pack.id, frame);
         let mut bases = lock(&self.bases)?;

@@ -59,7 +59,8 @@ fn paths_of_a_list_are_left_out_as_they_are() {
         fs::write(source.join(name), name).unwrap();
     }
     let list = varv.path("list");
-    fs::write(&list, [source.join("a[1]").to_str().unwrap(), "./two\nlines", "gone", ""].join("\0")).unwrap();
+    let paths = ["a[1]", "two\nlines", "gone"].map(|name| source.join(name).to_str().unwrap().to_string());
+    fs::write(&list, paths.join("\0")).unwrap();
     let done = varv.run(args!["backup", "--exclude-from0", &list, &source]);
     done.expect(0, args!["backup"]);
     done.says(&["gone"]);
@@ -121,7 +122,7 @@ fn wrong_usage() {
         args!["restore", "--overwrite", "sometimes", &source, "t"],
         args!["restore", "--sparse", "maybe", &source, "t"],
         args!["--lock-wait", "a while", "snapshots"],
-        args!["restore", "--snapshot", "ab", &source, "t"],
+        args!["restore", "--snapshot", "", &source, "t"],
     ];
     for words in wrong {
         varv.ends(2, words);

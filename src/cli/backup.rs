@@ -341,10 +341,17 @@ fn measure(metrics: &mut Metrics, stats: &Stats) {
     metrics.gauge("varv_backup_errors", help, stats.errors);
 }
 
+/// As many patterns that matched nothing are named.
+const UNUSED_NAMED: usize = 20;
+
 /// Patterns that matched nothing were probably meant otherwise.
 pub fn tell_unused(outcome: &backup::Outcome, global: &Global) {
-    for pattern in &outcome.unused_patterns {
+    let (named, counted) = outcome.unused_patterns.split_at(outcome.unused_patterns.len().min(UNUSED_NAMED));
+    for pattern in named {
         global.notice(&format!("the pattern '{pattern}' matched nothing"));
+    }
+    if !counted.is_empty() {
+        global.notice(&format!("{} more patterns matched nothing", counted.len()));
     }
 }
 

@@ -19,8 +19,8 @@ pub struct ExcludeArgs {
     /// Read patterns from a file, one a line
     #[arg(long, value_name = "F")]
     exclude_from: Vec<PathBuf>,
-    /// Leave out the paths in a file, each ended by a zero byte as find -print0 writes them; they
-    /// are no patterns
+    /// Leave out the paths in a file, each ended by a zero byte as find -print0 writes them: no
+    /// patterns, and from the current directory on if they do not begin with a slash
     #[arg(long, value_name = "F")]
     exclude_from0: Vec<PathBuf>,
     /// Leave out what is in directories that have an entry of this name

@@ -108,8 +108,8 @@ impl Excludes {
 
     /// The patterns and listed paths that matched nothing below any source.
     pub fn unused(&self) -> Vec<String> {
-        let unused = self.patterns.iter().chain(&self.listed).filter(|pattern| !pattern.has_matched());
-        unused.map(Pattern::text).collect()
+        let patterns = self.patterns.iter().filter(|pattern| !pattern.has_matched());
+        patterns.chain(listed::unused(&self.listed)).map(Pattern::text).collect()
     }
 
     /// A pattern as it is below `source`: one that begins with a source's path means that path
@@ -438,17 +438,20 @@ mod tests {
     fn paths_come_from_lists() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("paths");
-        std_fs::write(&file, b"/s/a\0./b*/c\n\0/s/d/\0/other/e\0# f \xff\0/s\0").unwrap();
+        std_fs::write(&file, b"/s/a\0/s/./b*/c\n\0/s/d/\0/s/d/x/y\0/other/e\0/t//# f \xff\0/s\0here/g\0")
+            .unwrap();
         let options = ExcludeOptions { path_files: vec![file.clone()], ..options(&["!a"]) };
-        let excludes = Excludes::new(&options, &["/s".into(), "/t".into()]).unwrap();
+        let here = std::env::current_dir().unwrap().join("here");
+        let excludes = Excludes::new(&options, &["/s".into(), "/t".into(), here.clone()]).unwrap();
+        assert!(left_out(&excludes.below(&here).unwrap(), b"g"));
         let (s, t) = (excludes.below(Path::new("/s")).unwrap(), excludes.below(Path::new("/t")).unwrap());
         let cases: [(&[u8], bool, bool); 8] = [
             (b"a", true, false),
             (b"x/a", false, false),
-            (b"b*/c\n", true, true),
+            (b"b*/c\n", true, false),
             (b"bb/c\n", false, false),
             (b"d/x", true, false),
-            (b"# f \xff", true, true),
+            (b"# f \xff", false, true),
             (b"e", false, false),
             (b"other/e", false, false),
         ];

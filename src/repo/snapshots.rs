@@ -9,9 +9,6 @@ use super::Repo;
 use super::layout;
 use super::objects::{OBJECT_MAX, open_object, seal_object};
 
-/// The shortest prefix of an id that is taken for one.
-const PREFIX_MIN: usize = 4;
-
 /// A snapshot and its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
@@ -97,10 +94,8 @@ impl Repo {
 impl Snapshots {
     /// The snapshot with this id or unique prefix of one.
     pub fn by_prefix(&self, prefix: &str) -> Result<&Listed> {
-        if prefix.len() < PREFIX_MIN {
-            return Err(Error::Refused(format!(
-                "'{prefix}' is too short for a snapshot id: give at least {PREFIX_MIN} digits"
-            )));
+        if prefix.is_empty() {
+            return Err(Error::Refused("the id of a snapshot is empty: see varv snapshots".into()));
         }
         let mut fitting = self.listed.iter().filter(|listed| listed.id.to_string().starts_with(prefix));
         match (fitting.next(), fitting.next()) {

@@ -5,9 +5,11 @@ mod support;
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde_json::Value;
 use support::lab::{copy, id, in_lab, mapped, pool, scribble, sh};
+use support::sync::{by, fake_ssh, remote};
 use support::{Varv, args};
 
 const MIB: u64 = 1 << 20;
@@ -77,6 +79,62 @@ fn a_thin_volume_takes_what_is_mapped_and_zeros_that_are_there_map_nothing() {
     varv.ok(args!["copy", "--in-place", "--verify", &from, "/dev/vg/thin"]);
     assert_eq!(physical(), 15 * MIB + of_source);
     copies_replace_all_old_data(&varv, &from.display().to_string(), of_source);
+}
+
+/// Sectors that were read of a device, as the kernel counts them.
+fn sectors_read(device: &str) -> u64 {
+    sh(&format!("awk '{{ print $3 }}' /sys/dev/block/$(stat -L -c %Hr:%Lr {device})/stat")).parse().unwrap()
+}
+
+#[test]
+fn what_a_pool_has_not_mapped_is_read_by_no_copy_and_no_sync() {
+    if !in_lab!("1G") {
+        return;
+    }
+    pool("400M");
+    sh("lvcreate -q -y -n from -V 4G --thinpool pool vg");
+    scribble("/dev/vg/from", 100, 10);
+    scribble("/dev/vg/from", 4095, 1);
+    let varv = Varv::without_repository();
+    let ssh = fake_ssh(&varv);
+    let of_read = |words: &[OsString]| {
+        let before = sectors_read("/dev/vg/from");
+        let done = varv.json(words);
+        // What is next to what is read, the kernel reads ahead.
+        let read = (sectors_read("/dev/vg/from") - before) * 512;
+        assert!(read <= 64 * MIB, "{words:?}: {read}");
+        done
+    };
+    let (to, there) = (varv.path("to"), remote(Path::new("/dev/vg/from")));
+    let copied = of_read(args!["copy", "/dev/vg/from", &to]);
+    assert_eq!((&copied["bytes"], &copied["bytes_hole"]), (&(4096 * MIB).into(), &(4085 * MIB).into()));
+    assert_eq!(varv.json(args!["copy", "--dry-run", "/dev/vg/from", "new"])["bytes_hole"], 4085 * MIB);
+    sh(&format!("cmp /dev/vg/from {}", to.display()));
+    // What the file has and the volume does not becomes a hole again.
+    sh(&format!("dd if=/dev/urandom of={} bs=1M seek=2000 count=3 conv=notrunc status=none", to.display()));
+    for from in ["/dev/vg/from", &there] {
+        scribble("/dev/vg/from", 105, 1);
+        let synced = of_read(&[args!["sync"], &by(&ssh)[..], args![from, &to]].concat());
+        assert_eq!(synced["bytes_read_source"], 11 * MIB, "{from}");
+        sh(&format!("cmp /dev/vg/from {}", to.display()));
+    }
+    // What is mapped in the pause belongs to it.
+    let pause = "dd if=/dev/urandom of=/dev/vg/from bs=1M seek=3000 count=2 oflag=direct status=none";
+    let hooks = args!["--two-pass", "--verify", "--pause", pause, "--resume", "true"];
+    let moved = of_read(&[args!["sync"], hooks, args!["/dev/vg/from", &to]].concat());
+    assert_eq!(
+        (&moved["blocks_diff"], &moved["bytes_read_source"]),
+        (&2.into(), &((11 + 13 + 13) * MIB).into())
+    );
+    sh(&format!("cmp /dev/vg/from {}", to.display()));
+    assert_eq!(held(), "-");
+    // Where the pool does not tell, all is read, and that is said.
+    sh("dmsetup message vg-pool-tpool 0 reserve_metadata_snap");
+    for words in [args!["copy", "--overwrite", "always"], args!["sync"]] {
+        let told = varv.ok(&[words, args!["/dev/vg/from", &to]].concat());
+        told.says(&["somebody else has reserved", "all of it is read"]);
+        sh(&format!("cmp /dev/vg/from {}", to.display()));
+    }
 }
 
 /// Onto a thin volume that is full of other data, and from there onto others.

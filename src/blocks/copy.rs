@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::fs::{Advice, fadvise, ioctl_ficlone};
 
 use super::feed::{Piece, feed};
-use super::input::{Input, Origin};
+use super::input::{AskLayout, Input, Origin, no_layout};
 use super::output::{Output, Passed, Writer, checked_end};
 use super::plan::Plan;
 use super::verify;
@@ -67,6 +67,8 @@ pub struct CopyOptions {
     pub sync_every: Option<u64>,
     /// Make a file durable at the end; a device always is.
     pub sync: bool,
+    /// Who knows what of a device is allocated.
+    pub ask_layout: AskLayout,
 }
 
 impl Default for CopyOptions {
@@ -87,6 +89,7 @@ impl Default for CopyOptions {
             reflink: Reflink::Auto,
             sync_every: None,
             sync: false,
+            ask_layout: no_layout,
         }
     }
 }
@@ -125,7 +128,7 @@ pub fn run(
     stop: &Stop,
 ) -> Result<Copied> {
     let started = Instant::now();
-    let input = Input::open(origin)?;
+    let input = Input::open(origin)?.ask_layout(options.ask_layout, observer, stop)?;
     let plan = Plan::new(&input, target, options)?;
     observer.event(Event::Phase { name: "copying", bytes: plan.take });
     let copy = Copy { input: &input, plan: &plan, options, observer, stop };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Stat, fadvise, fstat, fsync, major, minor};
 
 use crate::error::{Error, IoContext, Result};
+use crate::observe::{Event, Observer, Stop};
 use crate::source::changes::Changes;
 use crate::source::extents::{Span, Spans, device_len, read_at, same};
 
@@ -20,6 +21,15 @@ pub enum Origin {
     Stdin,
     /// A file, a block device, or something that is read like a stream.
     Path(PathBuf),
+}
+
+/// Asks somebody what of a device is allocated, all else being holes: `None` where nobody knows of
+/// such devices, text where it would be known if not for that.
+pub type AskLayout = fn(&File, &Stop) -> Result<Option<Result<Changes, String>>>;
+
+/// Asks nobody.
+pub fn no_layout(_: &File, _: &Stop) -> Result<Option<Result<Changes, String>>> {
+    Ok(None)
 }
 
 /// An origin, open.
@@ -84,6 +94,24 @@ impl Input {
             Kind::Stream
         };
         Ok(Self { file, path: path.to_path_buf(), kind, layout: None })
+    }
+
+    /// With the holes that somebody else knows of. Where they cannot be told, all is read, and the
+    /// observer is told why.
+    pub fn ask_layout(self, ask: AskLayout, observer: &dyn Observer, stop: &Stop) -> Result<Self> {
+        if !matches!(self.kind, Kind::Device { .. }) {
+            return Ok(self);
+        }
+        let why = match ask(&self.file, stop) {
+            Ok(None) => return Ok(self),
+            Ok(Some(Ok(layout))) => return Ok(self.with_layout(layout)),
+            Err(stopped @ Error::Stopped(_)) => return Err(stopped),
+            Ok(Some(Err(why))) => why,
+            Err(e) => e.to_string(),
+        };
+        let what = "what of it is allocated is not known, so that all of it is read";
+        observer.event(Event::Notice(format!("{}: {what}: {why}", self.path.display())));
+        Ok(self)
     }
 
     /// With holes as `layout` has them, which is of the same length and not older than the input.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::error::Exit;
 use super::global::Global;
+use super::lvm::layout_of;
 use super::progress::Progress;
 use super::signals::STOP;
 use super::{Outcome, output};
@@ -133,6 +134,7 @@ impl Copy {
             },
             sync_every: self.syncevery,
             sync: self.fsync,
+            ask_layout: layout_of,
         }
     }
 }

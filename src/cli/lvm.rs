@@ -1,6 +1,7 @@
 //! `varv lvm`: logical volumes, and the snapshots that are kept of them.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,12 +20,19 @@ use crate::error::{Error, Result};
 use crate::format::snapshot::{Stats, VolumeInfo};
 use crate::history::resolve::resolve;
 use crate::lvm::{self, FreeBlocks, Kept, Kind, Lock, Size};
+use crate::observe::Stop;
 use crate::repo::Intent;
+use crate::source::changes::Changes;
 use crate::text::{escape, format_size, parse_size};
 use crate::time::Interval;
 
 /// Where volumes' locks are; gone after a boot, as are those who held them.
-pub(super) const LOCKS: &str = "/run/varv";
+const LOCKS: &str = "/run/varv";
+
+/// What of a thin volume is allocated, for the tools that read devices.
+pub(super) fn layout_of(device: &File, stop: &Stop) -> Result<Option<Result<Changes, String>>> {
+    lvm::layout_of(device, Path::new(LOCKS), stop)
+}
 
 /// Back up logical volumes by snapshots of them.
 #[derive(Debug, Args)]

@@ -8,14 +8,13 @@ use serde::Serialize;
 use super::copy::{OverwriteArg, blocks};
 use super::error::Exit;
 use super::global::Global;
-use super::lvm::LOCKS;
+use super::lvm::layout_of;
 use super::signals::STOP;
 use super::{Outcome, output};
 use crate::blocks::input::Input;
 use crate::blocks::make::{self, Made, MakeOptions, Order};
 use crate::blocks::measure::{Extent, Kind, Measured, Sizes, measure};
-use crate::error::{Error, Result};
-use crate::lvm;
+use crate::error::Result;
 use crate::text::escape;
 
 /// See how sparse files and devices are.
@@ -84,8 +83,8 @@ impl Report {
     }
 
     fn measure(&self, path: &Path, global: &Global, found: &mut dyn FnMut(&Extent)) -> Result<Measured> {
-        let input = open(path, global)?;
         let observer = global.observer();
+        let input = Input::open_sized(path)?.ask_layout(layout_of, &observer, &STOP)?;
         let measured = measure(&input, self.blocksize, &observer, &STOP, found);
         observer.finish();
         measured
@@ -132,21 +131,6 @@ impl Report {
         shares(&measured.sizes);
         Ok(measured)
     }
-}
-
-/// What is to be measured; of a thin volume, with what its pool has mapped.
-fn open(path: &Path, global: &Global) -> Result<Input> {
-    let input = Input::open_sized(path)?;
-    let why = match lvm::layout_of(input.file(), Path::new(LOCKS), &STOP) {
-        Ok(None) => return Ok(input),
-        Ok(Some(Ok(layout))) => return Ok(input.with_layout(layout)),
-        Err(stopped @ Error::Stopped(_)) => return Err(stopped),
-        Ok(Some(Err(why))) => why,
-        Err(e) => e.to_string(),
-    };
-    let what = "what of it is allocated is not known, so that all of it is read";
-    global.notice(&format!("{}: {what}: {why}", path.display()));
-    Ok(input)
 }
 
 /// A row of the map, as qemu-img has them.

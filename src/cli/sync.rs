@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::error::Exit;
 use super::global::{Global, duration};
+use super::lvm::layout_of;
 use super::signals::STOP;
 use super::{Outcome, output};
 use crate::blocks::sync::{self, LEVEL_DEFAULT, Patience, Place, SyncOptions, Synced, TwoPass, Watched};
@@ -114,6 +115,7 @@ impl Sync {
             ssh: self.ssh.clone(),
             remote_varv: self.remote_varv.clone(),
             timeout: self.timeout,
+            ask_layout: layout_of,
         })
     }
 }
@@ -125,7 +127,7 @@ fn serve(timeout: Duration) -> Outcome {
     let to = io::stdout().as_fd().try_clone_to_owned().at("open", "standard output")?;
     let patience = Patience::new(&STOP, timeout);
     let link = |fd: OwnedFd| Box::new(Watched(fd.into(), &patience));
-    let served = sync::serve(link(from), link(to), &patience);
+    let served = sync::serve(link(from), link(to), layout_of, &patience);
     Ok(served.map_or_else(|e| Exit::of(&e), |()| Exit::Done))
 }
 

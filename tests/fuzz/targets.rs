@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use varv::blocks::input::no_layout;
 use varv::blocks::sync::message::{MAGIC, Message, PassDone, PassEnd, Ready, Request, Role, State, VERSION};
 use varv::blocks::sync::{Patience, Place, SyncOptions, over, serve};
 use varv::chunker::Params;
@@ -504,7 +505,7 @@ fn sync_called(bytes: &[u8]) -> bool {
     let opening = [&MAGIC[..], &VERSION.to_le_bytes(), &spoken(&[request(role)])].concat();
     let from = std::io::Cursor::new([&opening, said].concat());
     let (stop, out) = (Stop::new(), Box::new(std::io::sink()));
-    serve(Box::new(from), out, &Patience::new(&stop, Duration::ZERO)).is_ok()
+    serve(Box::new(from), out, no_layout, &Patience::new(&stop, Duration::ZERO)).is_ok()
 }
 
 /// What a called side says to a caller that would only read: the role of the called, then all

@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::changes::Blocks;
 use super::link::{Incoming, Outgoing, Receiver, Sender, greet};
 use super::message::{Message, PassDone, PassEnd, Ready, Request, Role, unexpected};
-use super::serve::{reopened, serve};
+use super::serve::serve;
 use super::source::{self, Pass};
 use super::target::Target;
 use super::watched::{Patience, Watched};
 use super::{Place, SyncOptions, Synced};
-use crate::blocks::input::Input;
+use crate::blocks::input::{Input, no_layout};
 use crate::blocks::plan::refuse_overlap;
 use crate::error::{Error, IoContext, Result};
 use crate::observe::{Event, Observer, Silent, Stop};
@@ -75,8 +75,9 @@ impl Call<'_> {
         // A thread does not vanish.
         let patience = Patience::new(self.stop, Duration::ZERO);
         thread::scope(|scope| {
-            let served =
-                scope.spawn(|| serve(watched(their_input, &patience), Box::new(their_output), &patience));
+            let served = scope.spawn(|| {
+                serve(watched(their_input, &patience), Box::new(their_output), no_layout, &patience)
+            });
             let link = (watched(our_input, &patience), Box::new(our_output) as Outgoing);
             let synced = self.with_link(link, &patience, "", Some(input));
             let served = served.join().map_err(|_| Error::Internal("the target's thread ended early"))?;
@@ -299,13 +300,14 @@ impl Talk<'_, '_> {
             ranges: blocks.ranges(),
             compare: compare || options.dry_run,
             level,
+            ask_layout: options.ask_layout,
             observer,
             stop,
         };
         let (end, done) = match &self.end {
             End::Target(target) => target.run(&pass, self.sender, self.receiver)?,
             End::Source(input) => {
-                let end = source::run(&pass, &reopened(input)?, self.sender, self.receiver)?;
+                let end = source::run(&pass, input, self.sender, self.receiver)?;
                 match self.receiver.receive()? {
                     Message::PassDone(done) => (end, done),
                     _ => return unexpected().map_err(|e| self.receiver.malformed(e)),

@@ -20,6 +20,7 @@ mod watched;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::input::{AskLayout, no_layout};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, Stop};
 
@@ -65,6 +66,8 @@ pub struct SyncOptions {
     pub remote_varv: String,
     /// How long the other machine may say nothing; zero is without limit.
     pub timeout: Duration,
+    /// Who knows what of a device here is allocated.
+    pub ask_layout: AskLayout,
 }
 
 impl Default for SyncOptions {
@@ -80,6 +83,7 @@ impl Default for SyncOptions {
             ssh: "ssh".into(),
             remote_varv: "varv".into(),
             timeout: TIMEOUT_DEFAULT,
+            ask_layout: no_layout,
         }
     }
 }

@@ -9,14 +9,19 @@ use super::source::{self, Pass};
 use super::target::Target;
 use super::watched::Patience;
 use super::{LEVEL_MAX, check_block};
-use crate::blocks::input::Input;
+use crate::blocks::input::{AskLayout, Input};
 use crate::error::{Error, Result};
 use crate::format::wire::Malformed;
 use crate::observe::{Silent, Stop};
 use crate::source::path_of;
 
-/// Serves one caller over these streams. What fails is told to the caller, who tells the user.
-pub fn serve<'l>(from: Incoming<'l>, to: Outgoing<'l>, patience: &'l Patience<'l>) -> Result<()> {
+/// Serves one caller over these streams; `ask_layout` as in the caller's options. What fails is told to the caller, who tells the user.
+pub fn serve<'l>(
+    from: Incoming<'l>,
+    to: Outgoing<'l>,
+    ask_layout: AskLayout,
+    patience: &'l Patience<'l>,
+) -> Result<()> {
     let stop = patience.stop();
     let (mut sender, mut receiver) = greet(from, to, "the caller", stop)?;
     patience.begin();
@@ -24,7 +29,7 @@ pub fn serve<'l>(from: Incoming<'l>, to: Outgoing<'l>, patience: &'l Patience<'l
         if let Some(every) = patience.beat() {
             sender.keep_alive(scope, every);
         }
-        let served = answer(&mut sender, &mut receiver, stop);
+        let served = answer(&mut sender, &mut receiver, ask_layout, stop);
         if let Err(e) = &served {
             // A caller that is gone need not be told.
             let _ = sender.send_now(&Message::failure(e));
@@ -33,7 +38,12 @@ pub fn serve<'l>(from: Incoming<'l>, to: Outgoing<'l>, patience: &'l Patience<'l
     })
 }
 
-fn answer<'l>(sender: &mut Sender<'l>, receiver: &mut Receiver<'l>, stop: &Stop) -> Result<()> {
+fn answer<'l>(
+    sender: &mut Sender<'l>,
+    receiver: &mut Receiver<'l>,
+    ask_layout: AskLayout,
+    stop: &Stop,
+) -> Result<()> {
     let Message::Request(request) = receiver.receive()? else {
         return unexpected().map_err(|e| receiver.malformed(e));
     };
@@ -62,6 +72,7 @@ fn answer<'l>(sender: &mut Sender<'l>, receiver: &mut Receiver<'l>, stop: &Stop)
                     ranges,
                     compare: compare || request.dry_run,
                     level: request.level,
+                    ask_layout,
                     observer: &Silent,
                     stop,
                 };
@@ -112,7 +123,7 @@ impl End {
         match &self.what {
             What::Target(target) => target.run(pass, sender, receiver).map(drop),
             What::Source(input) => {
-                source::run(pass, &reopened(input)?, sender, receiver)?;
+                source::run(pass, input, sender, receiver)?;
                 match receiver.receive()? {
                     Message::PassDone(_) => Ok(()),
                     _ => unexpected().map_err(|e| receiver.malformed(e)),
@@ -126,18 +137,5 @@ impl End {
             What::Source(_) => Ok(()),
             What::Target(target) => target.finish(),
         }
-    }
-}
-
-/// The source, opened anew for a pass, so that changes are noticed from here on. It must have kept
-/// its length.
-pub fn reopened(input: &Input) -> Result<Input> {
-    let again = Input::open_sized(input.path())?;
-    match again.known_len() == input.known_len() {
-        true => Ok(again),
-        false => Err(Error::Refused(format!(
-            "{} has changed its length meanwhile: begin again",
-            input.path().display()
-        ))),
     }
 }

@@ -11,7 +11,7 @@ use crossbeam_channel::bounded;
 use super::link::{Receiver, Sender};
 use super::message::{Hash, Message, PassEnd, State, unexpected};
 use super::scan::{Found, Scan, Side};
-use crate::blocks::input::Input;
+use crate::blocks::input::{AskLayout, Input};
 use crate::codec::frame::Encoder;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Stop};
@@ -31,6 +31,8 @@ pub struct Pass<'a> {
     pub compare: bool,
     /// zstd's level.
     pub level: u8,
+    /// Who knows what of a source that is a device is allocated.
+    pub ask_layout: AskLayout,
     /// Is told of what was done.
     pub observer: &'a dyn Observer,
     /// Asks to stop.
@@ -43,7 +45,7 @@ enum Own {
     Data { block: u64, hash: Hash, bytes: Vec<u8> },
 }
 
-/// Runs a pass; tells the target how it ended.
+/// Runs a pass over what `input` was opened on; tells the target how it ended.
 pub fn run<'l>(
     pass: &Pass,
     input: &Input,
@@ -51,6 +53,7 @@ pub fn run<'l>(
     receiver: &mut Receiver<'l>,
 ) -> Result<PassEnd> {
     let quit = AtomicBool::new(false);
+    let input = &reopened(input, pass)?;
     let side = Side::Input(input);
     let scan = Scan { side, block: pass.block, len: pass.len, keeps: true, stop: pass.stop, quit: &quit };
     let mut compare = Compare::new(pass, &mut *sender, receiver)?;
@@ -84,6 +87,19 @@ pub fn run<'l>(
     end.changed = input.has_changed()?;
     sender.send_now(&Message::PassEnd(end))?;
     Ok(end)
+}
+
+/// The source, opened anew for a pass, so that changes are noticed from here on, and holes are those
+/// of now. It must have kept its length.
+fn reopened(input: &Input, pass: &Pass) -> Result<Input> {
+    let again = Input::open_sized(input.path())?;
+    match again.known_len() == input.known_len() {
+        true => again.ask_layout(pass.ask_layout, pass.observer, pass.stop),
+        false => Err(Error::Refused(format!(
+            "{} has changed its length meanwhile: begin again",
+            input.path().display()
+        ))),
+    }
 }
 
 /// The comparison, block after block.

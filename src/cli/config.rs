@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
+use super::global::user_folder;
 use crate::error::{Error, IoContext, Result};
 use crate::lvm::FreeBlocks;
 use crate::upkeep::retention::{Policies, Policy};
@@ -229,10 +230,8 @@ pub fn policies(path: &Path) -> Result<Policies> {
 }
 
 fn find() -> Result<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let folder = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
-    let places: Vec<PathBuf> =
-        folder.map(|folder| folder.join(OF_USER)).into_iter().chain([OF_SYSTEM.into()]).collect();
+    let of_user = user_folder("XDG_CONFIG_HOME", ".config").map(|folder| folder.join(OF_USER));
+    let places: Vec<PathBuf> = of_user.into_iter().chain([OF_SYSTEM.into()]).collect();
     let found = places.iter().find(|path| path.exists()).cloned();
     found.ok_or_else(|| {
         let names: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();

@@ -11,6 +11,7 @@ use super::signals::STOP;
 use crate::error::{Error, Result};
 use crate::repo::keys::Secret;
 use crate::repo::{Intent, OpenOptions, Repo};
+use crate::time::Interval;
 
 /// Options that stand before or after the command.
 #[derive(Debug, Clone, Args)]
@@ -54,8 +55,7 @@ impl Global {
 
     /// Where caches are.
     pub fn cache_dir(&self) -> Option<PathBuf> {
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let base = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        let base = || user_folder("XDG_CACHE_HOME", ".cache");
         self.cache_dir.clone().or_else(|| base().map(|base| base.join("varv")))
     }
 
@@ -116,17 +116,15 @@ pub fn own_command() -> String {
     words.join(" ")
 }
 
-/// A length of time such as `90s`, `10m`, `2h`.
+/// A folder of the user's: what the variable says, or the one of that name at home. As XDG's
+/// specification has it, a path that is empty or relative does not count.
+pub fn user_folder(variable: &str, at_home: &str) -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(at_home)))
+}
+
+/// A length of time such as `90s`, `10m`, `1h30m`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a length of time; write 90s, 10m or 2h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    let factor = match &text[digits..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" | "D" => 86_400,
-        _ => return Err(wrong()),
-    };
-    Ok(Duration::from_secs(number.saturating_mul(factor)))
+    let seconds = text.parse().or_else(|_| Interval::parse(text).map(Interval::seconds));
+    seconds.map(Duration::from_secs)
 }

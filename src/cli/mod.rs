@@ -48,7 +48,7 @@ mod verify;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signal_hook::consts::SIGPIPE;
 
 use crate::error::Error;
@@ -159,8 +159,7 @@ pub fn main() -> ExitCode {
 
 fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     signals::listen();
-    let parsed = definition().try_get_matches_from(arguments).and_then(|m| Cli::from_arg_matches(&m));
-    let cli = match parsed {
+    let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors, and clap knows where each belongs.
@@ -180,6 +179,20 @@ fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     output::exit(exit).into()
+}
+
+/// A command line, and what the environment adds to it.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let matches = definition().mut_args(without_empty_variable).try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.global.secret.prefer_typed(&matches);
+    Ok(cli)
+}
+
+/// A variable that is empty counts as one that is not set, as scripts and units empty them.
+fn without_empty_variable(arg: Arg) -> Arg {
+    let value = arg.get_env().and_then(std::env::var_os);
+    if value.is_some_and(|value| value.is_empty()) { arg.env(None::<&str>) } else { arg }
 }
 
 /// The command line as clap knows it.

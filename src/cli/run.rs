@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::Instant;
 
-use clap::{Args, FromArgMatches};
+use clap::Args;
 use serde::Serialize;
 
 use super::config::{Absolute, Check, Config, Lvm, Profile, Prune, Repository, Retier, Value};
@@ -13,7 +13,7 @@ use super::error::Exit;
 use super::global::{Global, duration};
 use super::secret::SecretOptions;
 use super::signals::STOP;
-use super::{Cli, Command, Outcome, definition, output};
+use super::{Command, Outcome, output, parse};
 use crate::error::{Error, IoContext, Result};
 use crate::upkeep::retention::Policies;
 
@@ -215,8 +215,7 @@ impl Words {
     }
 
     fn parse(self) -> Result<Command> {
-        let parsed = definition().try_get_matches_from(self.words);
-        let cli = parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        let cli = parse(self.words).map_err(|error| {
             let text = error.to_string();
             let first = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             Error::Refused(format!("the profile's {}: {first}", self.name))

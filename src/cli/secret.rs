@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, IoContext, Result};
@@ -32,6 +33,18 @@ pub struct SecretOptions {
 }
 
 impl SecretOptions {
+    /// Where an option was typed, it is meant: the environment has none of the others then.
+    pub fn prefer_typed(&mut self, matches: &ArgMatches) {
+        let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let [file, command, key_file, code] =
+            ["passphrase_file", "passphrase_command", "key_file", "recovery_code"].map(is_typed);
+        if file || command || key_file || code {
+            self.passphrase_file.take_if(|_| !file);
+            self.passphrase_command.take_if(|_| !command);
+            self.key_file.take_if(|_| !key_file);
+        }
+    }
+
     /// What was given; asks on a terminal if nothing was and the repository wants a passphrase.
     pub fn read(&self, root: &Path) -> Result<Option<Secret>> {
         if let Some(code) = &self.recovery_code {

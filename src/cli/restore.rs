@@ -125,7 +125,7 @@ impl Restore {
                 return Ok(Exit::Done);
             }
         }
-        let options = self.options();
+        let options = self.options(resolved.path);
         let restored = restore::run(&repo, &catalog, &entry, &self.target, &options, &observer, &STOP)?;
         observer.finish();
         report(&restored, &resolved.listed.id.to_string(), self.dry_run, global);
@@ -158,7 +158,7 @@ impl Restore {
         Ok(())
     }
 
-    fn options(&self) -> RestoreOptions {
+    fn options(&self, path: Vec<u8>) -> RestoreOptions {
         RestoreOptions {
             overwrite: match self.overwrite {
                 // What was made just now holds nothing.
@@ -177,6 +177,7 @@ impl Restore {
             },
             verify: self.verify,
             delete: self.delete,
+            path,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             wipe_rest: self.wipe_rest,
@@ -245,6 +246,9 @@ fn summary(restored: &Restored, dry_run: bool) {
         format_size(restored.bytes)
     ));
     if dry_run {
+        if restored.deleted > 0 {
+            output::line(&format!("would remove {}", restored.deleted));
+        }
         return;
     }
     let counts = restored.counts;

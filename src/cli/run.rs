@@ -461,7 +461,7 @@ lvm = { volumes = ["vg"], snapshot-size = "10%", no-keep = true, pool-limit = 80
 
     /// The options of a command, but for global ones.
     fn options(name: &str) -> BTreeSet<String> {
-        let mut command = definition();
+        let mut command = crate::cli::definition();
         for name in name.split(' ') {
             command = command.find_subcommand(name).unwrap().clone();
         }

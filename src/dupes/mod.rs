@@ -100,7 +100,7 @@ impl Filters {
 
     /// What is to be included; `None` for all.
     fn included(&self) -> Result<Option<Patterns>> {
-        (!self.include.is_empty()).then(|| Patterns::new(&self.include)).transpose()
+        (!self.include.is_empty()).then(|| Patterns::new(&self.include, Path::new("/"))).transpose()
     }
 }
 

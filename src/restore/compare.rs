@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Stat, stat, statat};
 use serde::Serialize;
 
 use super::content::write_content;
+use super::select::Filter;
 use super::verify::{differing, differing_zeros};
 use super::window::Window;
 use super::{Context, RestoreOptions, Restored};
@@ -98,8 +99,16 @@ pub fn compare(
 ) -> Result<Compared> {
     let Live { entry, path, source, follow, excludes } = *live;
     let metadata = Metadata::new(OwnerMap::Numeric);
-    let options = RestoreOptions::default();
-    let context = Context { repo, catalog, options: &options, metadata: &metadata, observer, stop };
+    let context = Context {
+        repo,
+        catalog,
+        options: &RestoreOptions::default(),
+        filter: &Filter::default(),
+        metadata: &metadata,
+        repository: None,
+        observer,
+        stop,
+    };
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     let bytes = (method != Method::Metadata).then_some(bytes);
     observer.event(Event::Phase { name: "comparing", bytes });

@@ -8,6 +8,7 @@
 mod archive;
 pub mod compare;
 mod content;
+mod delete;
 mod dump;
 mod plan;
 mod select;
@@ -19,13 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use select::Filter;
+
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::target::{
-    Content, Counts, DeviceTarget, Metadata, Missed, OwnerMap, Sparse, TargetDir, TargetKind,
+    Content, Counts, DeviceTarget, Identity, Metadata, Missed, OwnerMap, Sparse, TargetDir, TargetKind,
     check_target_path, describe,
 };
 
@@ -58,6 +61,8 @@ pub struct RestoreOptions {
     pub verify: bool,
     /// Remove what the snapshot does not have.
     pub delete: bool,
+    /// The whole path of what is restored, which patterns may begin with.
+    pub path: Vec<u8>,
     /// Only what these patterns match, as in gitignore.
     pub include: Vec<std::ffi::OsString>,
     /// But not what these match.
@@ -112,7 +117,10 @@ struct Context<'a> {
     repo: &'a Repo,
     catalog: &'a Catalog,
     options: &'a RestoreOptions,
+    filter: &'a Filter,
     metadata: &'a Metadata,
+    /// The repository's folder, which nothing is written to and which nothing removes.
+    repository: Option<Identity>,
     observer: &'a dyn Observer,
     stop: &'a Stop,
 }
@@ -130,7 +138,11 @@ pub fn run(
     let started = Instant::now();
     let owners = if options.owners_by_name { OwnerMap::by_name() } else { OwnerMap::Numeric };
     let metadata = Metadata::new(owners);
-    let context = Context { repo, catalog, options, metadata: &metadata, observer, stop };
+    let filter = Filter::new(options, &options.path)?;
+    let repository = Identity::of(repo.root());
+    delete::refuse_inside(repository, target)?;
+    let context =
+        Context { repo, catalog, options, filter: &filter, metadata: &metadata, repository, observer, stop };
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     observer.event(Event::Phase { name: "restoring", bytes: Some(bytes) });
     let mut restored = match check_target_path(target)? {
@@ -138,6 +150,9 @@ pub fn run(
         _ if entry.dir().is_some() => context.to_directory(entry, target)?,
         _ => context.to_file(entry, target)?,
     };
+    for pattern in filter.unused() {
+        observer.event(Event::Notice(format!("the pattern '{pattern}' matched nothing")));
+    }
     restored.missed = metadata.shortfalls().missed();
     restored.seconds = started.elapsed().as_secs_f64();
     Ok(restored)
@@ -266,8 +281,16 @@ pub fn dump(
     stop: &Stop,
 ) -> Result<()> {
     let metadata = Metadata::new(OwnerMap::Numeric);
-    let options = RestoreOptions::default();
-    let context = Context { repo, catalog, options: &options, metadata: &metadata, observer, stop };
+    let context = Context {
+        repo,
+        catalog,
+        options: &RestoreOptions::default(),
+        filter: &Filter::default(),
+        metadata: &metadata,
+        repository: None,
+        observer,
+        stop,
+    };
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     observer.event(Event::Phase { name: "dumping", bytes: Some(bytes) });
     match entry.map() {

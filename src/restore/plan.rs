@@ -5,16 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::content::write_content;
-use super::select::Filter;
+use super::delete::others;
 use super::window::Window;
 use super::{Context, Overwrite, Restored};
 use crate::error::{Error, Result};
 use crate::format::map::{Extent, Map};
 use crate::format::tree::{Dir, Entry, Payload};
+use crate::observe::Event;
 use crate::repo::nodes::Entries;
 use crate::target::{
-    Content, Existing, FileOptions, FileTarget, Found, Kind, TargetDir, is_temporary_name, make_hard_link,
-    write_whole,
+    Content, Existing, FileOptions, FileTarget, Found, Identity, Kind, TargetDir, make_hard_link, write_whole,
 };
 
 /// Files up to this length without holes may be written in one go.
@@ -39,31 +39,54 @@ pub fn restore_single(context: &Context, entry: &Entry, dir: Arc<TargetDir>) -> 
     Ok(tree.restored)
 }
 
-/// Counts what would be restored.
-pub fn count(context: &Context, entry: &Entry, _target: &Path) -> Result<Restored> {
-    let filter = Filter::new(context.options)?;
+/// Counts what would be restored, and tells what would be removed.
+pub fn count(context: &Context, entry: &Entry, target: &Path) -> Result<Restored> {
     let mut restored = Restored::default();
     let mut pending = vec![(Vec::new(), entry.clone())];
     while let Some((path, entry)) = pending.pop() {
-        match entry.dir() {
-            Some(dir) => {
-                restored.dirs += u64::from(path.is_empty() || filter.includes(&path, true));
-                for child in Entries::of(context.catalog, dir) {
-                    let child = child?;
-                    let path = joined(&path, &child.name);
-                    if !filter.excludes(&path, child.dir().is_some()) {
-                        pending.push((path, child));
-                    }
-                }
+        let Some(dir) = entry.dir() else { continue };
+        let mut names = Vec::new();
+        for child in Entries::of(context.catalog, dir) {
+            let child = child?;
+            let path = joined(&path, &child.name);
+            let is_dir = child.dir().is_some();
+            let excluded = context.filter.excludes(&path, is_dir);
+            if context.options.delete {
+                names.push(child.name.clone());
             }
-            None if filter.includes(&path, false) => {
+            if !is_dir && !excluded && context.filter.includes(&path, false) {
                 restored.files += 1;
-                restored.bytes += entry.size();
+                restored.bytes += child.size();
+            } else if is_dir && !excluded {
+                pending.push((path, child));
             }
-            None => {}
+        }
+        if path.is_empty() || context.filter.includes(&path, true) {
+            restored.dirs += 1;
+            count_others(context, target, &path, &names, &mut restored);
         }
     }
     Ok(restored)
+}
+
+/// What would be removed from a directory of the target, if it is there.
+fn count_others(context: &Context, target: &Path, path: &[u8], names: &[Vec<u8>], restored: &mut Restored) {
+    if !context.options.delete || !target.is_dir() {
+        return;
+    }
+    let found = TargetDir::open_root(target)
+        .and_then(|root| self::names(path).try_fold(root, |dir, name| dir.open_dir(name)));
+    let Ok(dir) = found else { return };
+    match others(&dir, names, path, context.filter, context.repository) {
+        Ok(others) => {
+            restored.deleted += others.len() as u64;
+            for name in others {
+                let path = dir.path_of(&name);
+                context.observer.event(Event::Notice(format!("{} would be removed", path.display())));
+            }
+        }
+        Err(e) => context.problem(dir.path().to_path_buf(), &e, restored),
+    }
 }
 
 /// A directory of the target. It is only made when something is to be put into it.
@@ -93,7 +116,6 @@ struct Link {
 
 struct TreeRestore<'a> {
     context: &'a Context<'a>,
-    filter: Filter,
     root: Arc<TargetDir>,
     window: Window,
     /// Directories that get their metadata once the window is written, children first.
@@ -101,8 +123,8 @@ struct TreeRestore<'a> {
     /// Hard links to be made once the window is written.
     links: Vec<Link>,
     first_names: HashMap<(u64, u64), FirstName>,
-    /// Files with several names that are written in place, by file system and inode.
-    in_place: HashSet<(u64, u64)>,
+    /// Files with several names that are written in place.
+    in_place: HashSet<Identity>,
     restored: Restored,
 }
 
@@ -110,7 +132,6 @@ impl<'a> TreeRestore<'a> {
     fn new(context: &'a Context<'a>, root: Arc<TargetDir>) -> Result<Self> {
         Ok(Self {
             context,
-            filter: Filter::new(context.options)?,
             root,
             window: Window::default(),
             left: Vec::new(),
@@ -215,10 +236,10 @@ impl<'a> TreeRestore<'a> {
     fn child(&mut self, child: Entry, place: &mut Place) -> Result<()> {
         let path = joined(&place.path, &child.name);
         let is_dir = child.dir().is_some();
-        if self.filter.excludes(&path, is_dir) {
+        if self.context.filter.excludes(&path, is_dir) {
             return Ok(());
         }
-        let included = self.filter.includes(&path, is_dir);
+        let included = self.context.filter.includes(&path, is_dir);
         if is_dir {
             let mut below = Place { dir: None, path };
             if included {
@@ -251,9 +272,12 @@ impl<'a> TreeRestore<'a> {
             if !self.replaces(entry, &found) {
                 return Err(Error::Refused("something else has that name".into()));
             }
-            parent.remove(&entry.name)?;
+            parent.remove(&entry.name, self.context.repository)?;
         }
         let dir = parent.mkdir(&entry.name)?;
+        if !dir.was_created() && Some(dir.identity()?) == self.context.repository {
+            return Err(Error::Refused("it is the repository: nothing is restored into it".into()));
+        }
         dir.make_writable();
         Ok(Arc::new(dir))
     }
@@ -308,7 +332,7 @@ impl<'a> TreeRestore<'a> {
             return Ok(None);
         }
         if found.kind == Kind::Dir {
-            dir.remove(&entry.name)?;
+            dir.remove(&entry.name, self.context.repository)?;
             return Ok(Some(Existing::Refuse));
         }
         let in_place = self.context.options.in_place && self.is_alone(entry, &found);
@@ -319,7 +343,7 @@ impl<'a> TreeRestore<'a> {
     /// snapshot, as far as its number of names tells.
     fn is_alone(&mut self, entry: &Entry, found: &Found) -> bool {
         let names = entry.links.map_or(1, |links| links.count);
-        found.links == 1 || (found.links <= names && self.in_place.insert((found.device, found.inode)))
+        found.links == 1 || (found.links <= names && self.in_place.insert(found.identity))
     }
 
     fn replaces(&self, entry: &Entry, found: &Found) -> bool {
@@ -406,18 +430,17 @@ impl<'a> TreeRestore<'a> {
         if names.first().is_some_and(Vec::is_empty) {
             return Ok(());
         }
-        let mut others = Vec::new();
-        for name in dir.list()? {
-            let name = name?;
-            let path = joined(&place.path, &name);
-            let is_dir = dir.kind_of(&name)? == Some(Kind::Dir);
-            let wanted = self.filter.excludes(&path, is_dir) || !self.filter.includes(&path, is_dir);
-            if !wanted && !is_temporary_name(&name) && names.binary_search(&name).is_err() {
-                others.push(name);
+        let context = self.context;
+        let others = match others(dir, names, &place.path, context.filter, context.repository) {
+            Ok(others) => others,
+            Err(e @ Error::Refused(_)) => {
+                context.problem(dir.path().to_path_buf(), &e, &mut self.restored);
+                return Ok(());
             }
-        }
+            Err(e) => return Err(e),
+        };
         for name in others {
-            match dir.remove(&name) {
+            match dir.remove(&name, context.repository) {
                 Ok(()) => self.restored.deleted += 1,
                 Err(e) => self.problem(dir, &name, &e),
             }
@@ -426,7 +449,8 @@ impl<'a> TreeRestore<'a> {
     }
 }
 
-fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+/// The path of a name below a path, which is empty for the root.
+pub fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 

@@ -3,21 +3,28 @@
 use super::RestoreOptions;
 use crate::error::Result;
 use crate::source::exclude::Patterns;
+use crate::source::path_of;
 
 /// `--include` and `--exclude`.
+#[derive(Default)]
 pub struct Filter {
     include: Option<Patterns>,
     exclude: Option<Patterns>,
 }
 
 impl Filter {
-    /// From the options.
-    pub fn new(options: &RestoreOptions) -> Result<Self> {
+    /// From the options. Patterns may begin with the path of what is restored.
+    pub fn new(options: &RestoreOptions, path: &[u8]) -> Result<Self> {
         let patterns = |lines: &[std::ffi::OsString]| match lines.is_empty() {
             true => Ok(None),
-            false => Patterns::new(lines).map(Some),
+            false => Patterns::new(lines, &path_of(path)).map(Some),
         };
         Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)? })
+    }
+
+    /// The patterns that matched nothing that was asked for.
+    pub fn unused(&self) -> Vec<String> {
+        self.include.iter().chain(&self.exclude).flat_map(Patterns::unused).collect()
     }
 
     /// Whether the entry, and all below it, stays away.

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Advice, fadvise, fdatasync};
 
-use super::select::Filter;
-use super::{Context, Restored};
+use super::{Context, Overwrite, Restored};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
 use crate::format::map::{Extent, Map};
@@ -26,7 +26,7 @@ const ZEROS_LEN: u64 = 1 << 20;
 /// Compares every file below a directory that was restored.
 pub fn tree(context: &Context, entry: &Entry, root: &TargetDir, restored: &mut Restored) -> Result<()> {
     context.observer.event(Event::Phase { name: "verifying", bytes: entry.dir().map(|dir| dir.bytes) });
-    let filter = Filter::new(context.options)?;
+    let filter = context.filter;
     let mut pending = vec![(Vec::new(), entry.clone())];
     while let Some((path, entry)) = pending.pop() {
         let Some(dir) = entry.dir() else { continue };
@@ -52,13 +52,24 @@ pub fn tree(context: &Context, entry: &Entry, root: &TargetDir, restored: &mut R
 /// Compares one file or device that was restored.
 pub fn path(context: &Context, entry: &Entry, path: &Path, restored: &mut Restored) -> Result<()> {
     context.stop.check()?;
-    let Some(map) = entry.map() else { return Ok(()) };
+    let Some(map) = entry.map().filter(|_| !stayed(context, entry, path)) else { return Ok(()) };
     match content(context, map, path) {
         Ok(()) => restored.verified += map.len(),
         Err(e @ Error::Stopped(_)) => return Err(e),
         Err(e) => context.problem(path.to_path_buf(), &e, restored),
     }
     Ok(())
+}
+
+/// Whether the file is one that was to stay: what is restored has the time of the snapshot's.
+fn stayed(context: &Context, entry: &Entry, path: &Path) -> bool {
+    let may_stay = matches!(context.options.overwrite, Overwrite::IfNewer | Overwrite::Never);
+    may_stay
+        && path.symlink_metadata().is_ok_and(|found| {
+            let modified = (found.mtime(), found.mtime_nsec());
+            found.len() != entry.size()
+                || modified != (entry.modified.seconds, i64::from(entry.modified.nanos))
+        })
 }
 
 /// What was just written would be read from memory; what counts is what the disk has. Pages must

@@ -38,7 +38,7 @@ pub use overlap::overlap;
 pub use owners::OwnerMap;
 pub use place::is_temporary_name;
 pub use shortfalls::{Missed, Shortfall, Shortfalls};
-pub use tree::{Found, Kind, Names, TargetDir};
+pub use tree::{Found, Identity, Kind, Names, TargetDir};
 
 /// Content that is written in any order, from any thread, each range once.
 pub trait Content: Sync {

@@ -63,7 +63,7 @@ pub fn make_hard_link(
 
 fn is_same_file(from: &TargetDir, from_name: &[u8], dir: &TargetDir, name: &[u8]) -> Result<bool> {
     let (Some(one), Some(other)) = (from.look(from_name)?, dir.look(name)?) else { return Ok(false) };
-    Ok((one.device, one.inode) == (other.device, other.inode))
+    Ok(one.identity == other.identity)
 }
 
 fn make(
@@ -228,7 +228,7 @@ mod tests {
         assert!(metadata.make_node(&target, Existing::Refuse, &null_entry()).unwrap());
         let found = fs::symlink_metadata(dir.path().join("null")).unwrap();
         assert_eq!((found.rdev(), found.mode() & 0o7777), (makedev(1, 3), 0o666));
-        target.remove(b"null").unwrap();
+        target.remove(b"null", None).unwrap();
         as_nobody(&target, || {
             assert!(!metadata.make_node(&target, Existing::Refuse, &null_entry()).unwrap());
         });

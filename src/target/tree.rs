@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, open, openat, stat, statat,
+};
 use rustix::io::Errno;
 
 use super::remove;
@@ -51,6 +53,26 @@ impl Kind {
     }
 }
 
+/// Which file or directory something is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The file system it is on.
+    device: u64,
+    /// Its inode there.
+    inode: u64,
+}
+
+impl Identity {
+    /// Of what a path leads to; `None` if that cannot be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        stat(path).ok().map(|stat| Self::from_stat(&stat))
+    }
+
+    pub(super) fn from_stat(stat: &Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
 /// What was found under a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -60,10 +82,8 @@ pub struct Found {
     pub size: u64,
     /// When its content was modified.
     pub modified: Time,
-    /// The file system it is on.
-    pub device: u64,
-    /// Its inode there.
-    pub inode: u64,
+    /// Which one it is.
+    pub identity: Identity,
     /// How many names it has.
     pub links: u64,
 }
@@ -74,8 +94,7 @@ impl Found {
             kind: Kind::of(FileType::from_raw_mode(stat.st_mode)),
             size: u64::try_from(stat.st_size).unwrap_or(0),
             modified: Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
-            device: stat.st_dev,
-            inode: stat.st_ino,
+            identity: Identity::from_stat(stat),
             links: links(stat),
         }
     }
@@ -167,9 +186,19 @@ impl TargetDir {
     }
 
     /// Removes a name with all that is below it. Refused, before anything is removed, if
-    /// something is mounted there.
-    pub fn remove(&self, name: &[u8]) -> Result<()> {
-        remove::remove(self, checked(name)?)
+    /// something is mounted there, or `kept` is in it.
+    pub fn remove(&self, name: &[u8], kept: Option<Identity>) -> Result<()> {
+        remove::remove(self, checked(name)?, kept)
+    }
+
+    /// Which directory it is.
+    pub fn identity(&self) -> Result<Identity> {
+        Ok(Identity::from_stat(&fstat(&self.fd).at("look at", &self.path)?))
+    }
+
+    /// Whether a file system is mounted here, as far as the kernel tells.
+    pub fn is_mount_root(&self) -> bool {
+        remove::is_mount_root(self.as_fd())
     }
 
     /// What a name stands for, if it is there.
@@ -311,7 +340,7 @@ mod tests {
         for name in [&b".."[..], b".", b"", b"/", b"/etc", b"a/b", b"../x", b"a\0b"] {
             assert!(is_refused(target.mkdir(name)), "{name:?}");
             assert!(is_refused(target.open_dir(name)), "{name:?}");
-            assert!(is_refused(target.remove(name)), "{name:?}");
+            assert!(is_refused(target.remove(name, None)), "{name:?}");
             assert!(is_refused(target.kind_of(name)), "{name:?}");
         }
     }
@@ -325,7 +354,7 @@ mod tests {
             assert!(is_refused(target.mkdir(name.as_bytes())));
             assert!(is_refused(target.open_dir(name.as_bytes())) || name == "new");
             assert_eq!(target.kind_of(name.as_bytes()).unwrap(), Some(Kind::Symlink));
-            target.remove(name.as_bytes()).unwrap();
+            target.remove(name.as_bytes(), None).unwrap();
         }
         victim.check();
         assert!(target.is_empty().unwrap());
@@ -340,7 +369,7 @@ mod tests {
         fs::rename(dir.path().join("d"), dir.path().join("moved")).unwrap();
         symlink(victim.dir(), dir.path().join("d")).unwrap();
         inner.mkdir(b"e").unwrap();
-        inner.remove(b"file").unwrap();
+        inner.remove(b"file", None).unwrap();
         victim.check();
         assert!(dir.path().join("moved/e").is_dir());
     }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::super::Totals;
 use super::super::paths::{DirId, Dirs};
@@ -139,7 +140,7 @@ pub fn visit(
         catalog,
         hidden: filters.hidden,
         include: filters.included()?,
-        exclude: Patterns::new(&filters.exclude)?,
+        exclude: Patterns::new(&filters.exclude, Path::new("/"))?,
         stop,
         visitor,
         dirs: Dirs::new(places.len()),

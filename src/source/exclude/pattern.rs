@@ -1,5 +1,6 @@
 //! Patterns as gitignore has them: where they come from, which are refused, and what they match.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -138,21 +139,61 @@ fn class_len(rest: &str) -> usize {
 
 /// Patterns alone, for selecting what is restored.
 #[derive(Debug)]
-pub struct Patterns(Gitignore);
+pub struct Patterns {
+    all: Gitignore,
+    /// Each alone: which of them ever matched.
+    each: Vec<(Pattern, Gitignore)>,
+}
 
 impl Patterns {
-    /// From the command line; rooted at what is restored.
-    pub fn new(patterns: &[OsString]) -> Result<Self> {
-        let mut builder = builder();
+    /// From the command line; rooted at `root`, which they may begin with.
+    pub fn new(patterns: &[OsString], root: &Path) -> Result<Self> {
+        let mut all = builder();
+        let mut each = Vec::new();
         for pattern in patterns {
             let pattern = Pattern::new(&literal_line(pattern)?);
-            add(&mut builder, &pattern.line, &pattern)?;
+            let line = strip_root(&pattern.line, root);
+            add(&mut all, &line, &pattern)?;
+            let mut alone = builder();
+            add(&mut alone, &line, &pattern)?;
+            each.push((pattern, build(&alone)?));
         }
-        build(&builder).map(Self)
+        Ok(Self { all: build(&all)?, each })
     }
 
     /// Whether the path, relative to the root, matches.
     pub fn matches(&self, path: &[u8], is_dir: bool) -> bool {
-        self.0.matched(Path::new(OsStr::from_bytes(path)), is_dir).is_ignore()
+        let path = Path::new(OsStr::from_bytes(path));
+        let decision = self.all.matched(path, is_dir);
+        if !decision.is_none() {
+            for (pattern, alone) in self.each.iter().filter(|(pattern, _)| !pattern.has_matched()) {
+                if !alone.matched(path, is_dir).is_none() {
+                    pattern.note_match();
+                }
+            }
+        }
+        decision.is_ignore()
+    }
+
+    /// Those that matched nothing that was asked for.
+    pub fn unused(&self) -> impl Iterator<Item = String> {
+        self.each
+            .iter()
+            .map(|(pattern, _)| pattern)
+            .filter(|pattern| !pattern.has_matched())
+            .map(Pattern::text)
+    }
+}
+
+/// A pattern as it is below the root. The path of the root itself means all that is in it.
+fn strip_root<'a>(line: &'a [u8], root: &Path) -> Cow<'a, [u8]> {
+    let (not, pattern) = match line.strip_prefix(b"!") {
+        Some(rest) => (&b"!"[..], rest),
+        None => (&b""[..], line),
+    };
+    match strip_source(pattern, root) {
+        None => Cow::Borrowed(line),
+        Some(b"" | b"/") => Cow::Owned([not, b"/**"].concat()),
+        Some(rest) => Cow::Owned([not, rest].concat()),
     }
 }

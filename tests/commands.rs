@@ -72,6 +72,23 @@ fn paths_of_a_list_are_left_out_as_they_are() {
 }
 
 #[test]
+fn what_is_left_out_by_itself_and_a_time_to_come_are_said() {
+    let varv = Varv::new();
+    let home = varv.repository.parent().unwrap();
+    let cache = varv.dir("cache").join("varv");
+    fs::create_dir(&cache).unwrap();
+    let done = varv.ok(args!["backup", "--time", "2100-01-01", home]);
+    let left_out = |path: &std::path::Path| format!("{}: left out", path.display());
+    done.says(&[&left_out(&varv.repository), &left_out(&cache), "2100-01-01", "future"]);
+    let listed = String::from_utf8(varv.ok(args!["ls", "-R"]).stdout).unwrap();
+    assert!(
+        listed.contains("cache") && !listed.contains("varv/") && !listed.contains("repository"),
+        "{listed}"
+    );
+    varv.ok(args!["-q", "backup", "--time", "2100-01-02", home]).is_silent();
+}
+
+#[test]
 fn upgrade_has_nothing_to_do_and_does_nothing() {
     let varv = Varv::new();
     let config = || fs::read(varv.repository.join("config")).unwrap();

@@ -221,6 +221,10 @@ pub fn run(
             Some(repo.publish_snapshot(&snapshot)?)
         }
     };
+    for path in excludes.met() {
+        let text = format!("{}: left out, it is the repository or its cache", path.display());
+        observer.event(Event::Notice(text));
+    }
     Ok(Outcome {
         id,
         stats,

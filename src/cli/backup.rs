@@ -225,6 +225,10 @@ impl Backup {
     /// How to back up these.
     pub(super) fn options(self, sources: Vec<Source>, global: &Global) -> Result<BackupOptions> {
         let time = self.time.unwrap_or_else(clock::now);
+        if time > clock::now() {
+            let text = format!("the snapshot is dated {}, in the future", time.strftime("%Y-%m-%d %H:%M:%S"));
+            global.notice(&text);
+        }
         Ok(BackupOptions {
             sources,
             host: self.host.unwrap_or_else(this_host),

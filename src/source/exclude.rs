@@ -10,7 +10,7 @@ mod kernel;
 mod listed;
 mod pattern;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs as std_fs;
 use std::io::Read;
@@ -18,6 +18,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ignore::gitignore::Gitignore;
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
@@ -57,6 +58,13 @@ pub struct ExcludeOptions {
     pub never: Vec<PathBuf>,
 }
 
+/// A directory that is never entered.
+#[derive(Debug)]
+struct Never {
+    path: PathBuf,
+    met: AtomicBool,
+}
+
 /// The options, read and checked; shared between threads.
 #[derive(Debug)]
 pub struct Excludes {
@@ -67,8 +75,8 @@ pub struct Excludes {
     caches: bool,
     larger_than: Option<u64>,
     one_file_system: bool,
-    /// Device and inode.
-    never: HashSet<(u64, u64)>,
+    /// By device and inode.
+    never: HashMap<(u64, u64), Never>,
 }
 
 impl Excludes {
@@ -82,7 +90,7 @@ impl Excludes {
             caches: options.caches,
             larger_than: options.larger_than,
             one_file_system: options.one_file_system,
-            never: options.never.iter().filter_map(|path| identity(path)).collect(),
+            never: options.never.iter().filter_map(|path| never(path)).collect(),
         };
         for source in sources {
             excludes.below(source)?;
@@ -112,6 +120,11 @@ impl Excludes {
         patterns.chain(listed::unused(&self.listed)).map(Pattern::text).collect()
     }
 
+    /// Which of the directories that are never entered were met.
+    pub fn met(&self) -> impl Iterator<Item = &Path> {
+        self.never.values().filter(|never| never.met.load(Ordering::Relaxed)).map(|never| &*never.path)
+    }
+
     /// A pattern as it is below `source`: one that begins with a source's path means that path
     /// and nothing below other sources. The path of the source itself means nothing: what was
     /// named is wanted.
@@ -138,8 +151,9 @@ fn marker(name: &OsString) -> Result<Vec<u8>> {
     Ok(name)
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std_fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+fn never(path: &Path) -> Option<((u64, u64), Never)> {
+    let found = std_fs::metadata(path).ok()?;
+    Some(((found.dev(), found.ino()), Never { path: path.to_path_buf(), met: AtomicBool::new(false) }))
 }
 
 /// What is left out below one source.
@@ -197,7 +211,8 @@ impl SourceExcludes<'_> {
 impl Filter for SourceExcludes<'_> {
     /// Markers are always listed: a pattern that matches them must not hide what they say.
     fn lists(&self, path: &[u8], stat: &Stat) -> bool {
-        if self.shared.never.contains(&(stat.st_dev, stat.st_ino)) {
+        if let Some(never) = self.shared.never.get(&(stat.st_dev, stat.st_ino)) {
+            never.met.store(true, Ordering::Relaxed);
             return false;
         }
         let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);

@@ -384,3 +384,41 @@ fn differences_are_those_of_a_naive_comparison() {
     let stored = nights.varv.json(args!["snapshots"]);
     assert_eq!(counted, anew(&stored, &|row| row["stats"]["bytes_new"].as_u64().unwrap()));
 }
+
+#[test]
+fn what_is_gone_since_is_said() {
+    let varv = Varv::new();
+    let [source, other] = ["source", "other"].map(|name| varv.dir(name));
+    fs::write(source.join("file"), "file").unwrap();
+    varv.backup(args!["--time", "2026-01-01", &source]);
+    fs::remove_file(source.join("file")).unwrap();
+    varv.backup(args!["--time", "2026-01-02", &source]);
+    // Of another root: says nothing about this one.
+    varv.backup(args!["--time", "2026-01-03", &other]);
+    let file = source.join("file");
+    let newest = varv.snapshots()[1]["id"].as_str().unwrap()[..8].to_string();
+    for words in [args!["dump", &file], args!["dump", "--at", "now", &file]] {
+        let done = varv.ok(words);
+        assert_eq!(done.stdout, b"file");
+        done.says(&[&newest, "does not have it any more"]);
+    }
+    for words in [args!["dump", "--at", "2026-01-01", &file], args!["dump", "--at", "0B", &file]] {
+        varv.ok(words).is_silent();
+    }
+    varv.ok(args!["ls", &source]).is_silent();
+}
+
+#[test]
+fn an_id_of_another_host_or_label_is_refused() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for label in ["a", "b"] {
+        varv.backup(args!["--label", label, &source]);
+    }
+    let ids: Vec<String> =
+        varv.snapshots().iter().map(|row| row["id"].as_str().unwrap().to_string()).collect();
+    varv.ok(args!["diff", &ids[0], &ids[1]]);
+    for filter in [["--label", "a"], ["--tag", "x"], ["--host", "x"]] {
+        varv.ends(2, args!["diff", &ids[0], &ids[1], filter[0], filter[1]]).says(&["is not of the host"]);
+    }
+}

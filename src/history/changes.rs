@@ -92,7 +92,7 @@ fn point<'s>(
     let is_hex = point.text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let named = is_hex.then(|| by_prefix(found, &point.text));
     match (named, &point.when) {
-        (Some(Ok(listed)), _) => Ok(listed),
+        (Some(Ok(_)), _) => selection.named(found, &point.text),
         (Some(Err(error)), Err(_)) => Err(error),
         (None, Err(_)) => Err(Error::Refused(format!(
             "'{}' is neither the id of a snapshot nor a time: write a1b2c3d4, 2026-11-20 or 3D",

@@ -72,18 +72,24 @@ pub fn resolve(
     };
     let mut notices = selection.damaged(&found);
     notices.extend(at.and_then(|at| too_early(at, &chosen, picked)));
+    notices.extend(gone_since(at, &chosen, picked, &path));
     Ok(Resolved { listed: picked.clone(), entry, path, notices })
 }
 
 impl Selection {
     /// The snapshots that fit but for their time, oldest first.
     pub fn choose<'s>(&self, found: &'s Snapshots) -> Result<Vec<&'s Listed>> {
-        let Some(prefix) = &self.snapshot else {
-            return Ok(found.listed.iter().filter(|listed| self.fits(&listed.snapshot)).collect());
-        };
+        match &self.snapshot {
+            Some(prefix) => Ok(vec![self.named(found, prefix)?]),
+            None => Ok(found.listed.iter().filter(|listed| self.fits(&listed.snapshot)).collect()),
+        }
+    }
+
+    /// The one snapshot with this id or unique prefix of it, if it fits.
+    pub fn named<'s>(&self, found: &'s Snapshots, prefix: &str) -> Result<&'s Listed> {
         let listed = by_prefix(found, prefix)?;
         match self.fits(&listed.snapshot) {
-            true => Ok(vec![listed]),
+            true => Ok(listed),
             false => Err(Error::Refused(format!(
                 "snapshot {} is not of the host, label or tag that was given",
                 listed.id.short()
@@ -167,6 +173,31 @@ pub fn too_early(at: &When, chosen: &[&Listed], picked: &Listed) -> Option<Strin
     })
 }
 
+/// What to tell if there is a newer snapshot as of the same time, of the same root, without the path.
+fn gone_since(at: Option<&When>, chosen: &[&Listed], picked: &Listed, path: &[u8]) -> Option<String> {
+    let not_after = |listed: &&&Listed| match at {
+        None => true,
+        Some(When::Moment(time)) => listed.snapshot.time <= time.timestamp(),
+        Some(When::Backups(_)) => false,
+    };
+    let series = of_series(chosen, picked);
+    let newest = series.iter().filter(not_after).rfind(|listed| holds_root(&listed.snapshot, path))?;
+    (newest.snapshot.time > picked.snapshot.time).then(|| {
+        format!(
+            "the snapshot {} of {} does not have it any more: {} of {} is used",
+            newest.id.short(),
+            shown_time(newest),
+            picked.id.short(),
+            shown_time(picked)
+        )
+    })
+}
+
+/// Whether the path is one of the snapshot's roots, or below one.
+fn holds_root(snapshot: &Snapshot, path: &[u8]) -> bool {
+    roots(snapshot).any(|root| below(&root, path).is_some())
+}
+
 /// The snapshots of the same host and label.
 fn of_series<'s>(chosen: &[&'s Listed], one: &Listed) -> Vec<&'s Listed> {
     let same = |listed: &&&Listed| series(listed) == series(one);
@@ -205,7 +236,7 @@ pub fn series_of<'s>(
         };
     };
     let (listed, _, path) = resolve_path(catalog, &chosen, None, path, found)?;
-    let holds = |listed: &&Listed| roots(&listed.snapshot).any(|root| below(&root, &path).is_some());
+    let holds = |listed: &&Listed| holds_root(&listed.snapshot, &path);
     Ok(Series { snapshots: of_series(&chosen, listed).into_iter().filter(holds).collect(), path })
 }
 

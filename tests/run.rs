@@ -342,7 +342,9 @@ fn every_label_has_its_own_rules() {
     };
     for (text, words, says) in [
         ("[labels.a]\nkeep-dayly = 1", args![], "did you mean 'keep-daily'?"),
-        ("[labels.a]\n", args![], "label 'a'"),
+        ("[labels.a]\n[labels.b]\nkeep-last = 9", args![], "label 'a'"),
+        ("", args![], "no rules"),
+        ("[labels.other]\n[default]\n", args![], "no rules"),
         ("[labels.a]\nkeep-last = 1", args!["--group-by", "host"], "--group-by"),
         ("[labels.a]\nkeep-last = 1", args!["--keep-daily", "2"], "not both"),
     ] {

@@ -70,6 +70,12 @@ impl<'s> Plan<'s> {
                 "rules of a file are those of one label each: let --group-by have label".into(),
             ));
         }
+        if policies.is_empty() {
+            return Err(Error::Refused(
+                "the file has no rules: give it a table [default] or [labels.NAME] with keep-daily = 7 or the like"
+                    .into(),
+            ));
+        }
         let within = found.listed.iter().filter(|listed| reach.has(listed));
         let labels: BTreeSet<&String> = within.map(|listed| &listed.snapshot.label).collect();
         let mut plan = Self { verdicts: Vec::new(), damaged: Vec::new() };

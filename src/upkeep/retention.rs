@@ -126,6 +126,11 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// Whether nothing is said of any label.
+    pub fn is_empty(&self) -> bool {
+        self.labels.values().chain(&self.default).all(Policy::is_empty)
+    }
+
     /// What to keep of this label, if anything is said of it.
     pub fn of(&self, label: &str) -> Option<&Policy> {
         self.labels.get(label).or(self.default.as_ref())

@@ -17,7 +17,7 @@ impl Filter {
     pub fn new(options: &RestoreOptions, path: &[u8]) -> Result<Self> {
         let patterns = |lines: &[std::ffi::OsString]| match lines.is_empty() {
             true => Ok(None),
-            false => Patterns::new(lines, &path_of(path)).map(Some),
+            false => Patterns::new(lines, path_of(path)).map(Some),
         };
         Ok(Self { include: patterns(&options.include)?, exclude: patterns(&options.exclude)? })
     }

@@ -228,6 +228,9 @@ fn targets_that_are_taken() {
 fn init_on_the_way() {
     let varv = Varv::without_repository();
     let source = varv.dir("source");
+    let words = args!["backup", "--dry-run", "--init", "--encryption", "none", &source];
+    varv.ends(10, words).says(&["no varv repository"]);
+    assert!(!varv.repository.exists(), "a dry run writes nothing");
     varv.ends(2, args!["backup", "--init", &source]).says(&["--encryption"]);
     for _ in 0..2 {
         varv.ok(args!["backup", "-q", "--init", "--encryption", "none", &source]);

@@ -208,7 +208,8 @@ impl Backup {
     /// Opens the repository, or makes it first.
     pub(super) fn open(&self, global: &Global) -> Result<Repo> {
         raise_file_limit();
-        if self.init {
+        // A dry run writes nothing: without a repository it says so.
+        if self.init && !self.dry_run {
             self.make_if_missing(global)?;
         }
         global.open(Intent::Add)

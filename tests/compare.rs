@@ -307,3 +307,23 @@ fn metrics_tell_success_and_failure() {
     assert!(File::open(&file).is_ok());
     assert_eq!(varv.snapshots().len(), 2);
 }
+
+#[test]
+fn what_was_read_and_is_as_it_was_counts_as_unchanged() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    tree(&source, 1);
+    fs::write(source.join("large"), bytes(1, 9 << 20)).unwrap();
+    fs::write(source.join("plain"), "plain").unwrap();
+    let files = varv.backup(args![&source])["files_new"].clone();
+    let read = varv.backup(args!["--force-read", &source]);
+    assert_eq!((&read["files_unchanged"], &read["files_changed"]), (&files, &0.into()), "{read}");
+    assert!(read["bytes_read"].as_u64().unwrap() > 9 << 20);
+    // Only its time of last change of status differs.
+    fs::rename(source.join("large"), source.join("moved")).unwrap();
+    fs::rename(source.join("moved"), source.join("large")).unwrap();
+    assert_eq!(varv.backup(args![&source])["files_changed"], 0);
+    overwrite(&source.join("large"), 5 << 20, b"new");
+    support::chmod(&source.join("plain"), 0o604);
+    assert_eq!(varv.backup(args!["--force-read", &source])["files_changed"], 2);
+}

@@ -9,7 +9,7 @@ use super::cut::{Joiner, Part, Piece};
 use super::follow::{Follower, join};
 use super::frames::{Frames, Stream};
 use super::read::Worker;
-use super::step::{Change, Done, LINKED_MAX, PieceRead, Place, Step};
+use super::step::{Change, Done, LINKED_MAX, PieceRead, Place, Step, is_same};
 use super::tiers::Levels;
 use crate::error::{Error, Result};
 use crate::format::hashtree::{self, Root};
@@ -313,9 +313,11 @@ impl<'c> Assembler<'c> {
                 stats.files_new += 1;
                 stats.bytes_files_new += size;
             }
+            // It was read, and turned out to be as it was.
+            Change::Changed(before) if is_same(&before, &entry) => stats.files_unchanged += 1,
             Change::Changed(before) => {
                 stats.files_changed += 1;
-                stats.bytes_files_changed_before += before;
+                stats.bytes_files_changed_before += before.size();
                 stats.bytes_files_changed += size;
             }
             Change::Unchanged => stats.files_unchanged += 1,

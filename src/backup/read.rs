@@ -66,7 +66,7 @@ impl Worker<'_> {
         let unstable = !same(&before, &fstat(&file)?) || !same(&before, &wanted.stat);
         let payload = Payload::File(Map::default());
         let entry = metadata::entry(wanted.name.clone(), &before, self.owners, xattrs, payload);
-        let (change, place, earlier) = (wanted.change, wanted.place.clone(), wanted.earlier.clone());
+        let (change, place, earlier) = (wanted.change.clone(), wanted.place.clone(), wanted.earlier.clone());
         Ok(FileRead { entry, piece, change, earlier, unstable, place })
     }
 

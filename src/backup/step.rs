@@ -28,12 +28,12 @@ const SMALL_PIECE_MAX: u64 = 64 << 10;
 pub const LINKED_MAX: usize = 256 << 10;
 
 /// How an entry compares with the parent snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Change {
     /// The parent does not have it.
     New,
-    /// The parent has it otherwise, with a content of this length.
-    Changed(u64),
+    /// The parent has it like this, which is otherwise as far as is known without reading it.
+    Changed(Arc<Entry>),
     /// It is as the parent has it.
     Unchanged,
 }
@@ -43,10 +43,20 @@ impl Change {
     /// is new.
     pub fn since(before: Option<&Entry>) -> Self {
         match before.filter(|before| before.dir().is_none()) {
-            Some(before) => Change::Changed(before.size()),
+            Some(before) => Change::Changed(Arc::new(before.clone())),
             None => Change::New,
         }
     }
+}
+
+/// Whether nothing that is restored differs: all but inode, time of last change of status, and
+/// number of names.
+pub fn is_same(before: &Entry, after: &Entry) -> bool {
+    before.mode == after.mode
+        && before.owner == after.owner
+        && before.modified == after.modified
+        && before.xattrs == after.xattrs
+        && before.payload == after.payload
 }
 
 /// An open directory and its path.

@@ -426,7 +426,7 @@ fn excludes(bytes: &[u8]) -> bool {
         let _ = Pattern::new(pattern);
     }
     let patterns: Vec<OsString> = lines.iter().map(|line| OsString::from_vec(line.to_vec())).collect();
-    if let Ok(patterns) = Patterns::new(&patterns) {
+    if let Ok(patterns) = Patterns::new(&patterns, Path::new("/srv/source")) {
         patterns.matches(path, false);
     }
     let options = ExcludeOptions { patterns, ..Default::default() };

@@ -71,7 +71,7 @@ fn a_killed_backup_is_gone_on_with() {
     assert_eq!(interrupt(&varv, &["vg/a"], "KILL").code(), None);
     assert_eq!((varv.snapshots().len(), kept(&varv).len()), (0, 1));
     // What the snapshot shows is backed up, whatever has become of the volume; also after a prune.
-    varv.ok(args!["prune"]);
+    assert_eq!(varv.json(args!["prune"])["interrupted"], serde_json::json!([]));
     scribble("/dev/vg/a", 100, 5);
     let before = kept(&varv);
     varv.ok(&words(&["--dry-run", "vg/a"]));
@@ -113,6 +113,19 @@ fn a_killed_backup_is_gone_on_with() {
     assert_newest_is(&varv, "vg/a");
     assert_eq!(sh(&format!("ls {}/state", varv.repository.display())), "");
     varv.ok(args!["check", "--read-data"]);
+    // What has lost something is gone on with by nobody: a dry run names it, and leaves it.
+    scribble("/dev/vg/a", 0, 70);
+    interrupt(&varv, &["vg/a"], "KILL");
+    let is_older = "! -newer state/checkpoint-* -printf '%T@ %p\\n'";
+    let newest = format!("find packs -type f {is_older} | sort -n | tail -1 | cut -d' ' -f2");
+    sh(&format!("cd {}; rm $({newest})", varv.repository.display()));
+    let dry_run = varv.ok(args!["prune", "--dry-run"]);
+    assert!(String::from_utf8_lossy(&dry_run.stdout).contains("forgets    the interrupted backup of host"));
+    let rows = [args!["prune", "--dry-run"], args!["prune"], args!["prune"]].map(|words| {
+        let row = &varv.json(words)["interrupted"][0];
+        [&row["label"], &row["reason"]].map(|value| value.as_str().unwrap_or("").to_string())
+    });
+    assert_eq!(rows, [["default", "lost"], ["default", "lost"], ["", ""]]);
 }
 
 #[test]

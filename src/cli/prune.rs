@@ -9,7 +9,7 @@ use super::signals::STOP;
 use super::{Outcome, output};
 use crate::repo::Intent;
 use crate::text::{format_size, parse_size};
-use crate::upkeep::prune::{self, MAX_UNUSED_DEFAULT, PruneOptions, Pruned, Summary};
+use crate::upkeep::prune::{self, Abandoned, MAX_UNUSED_DEFAULT, PruneOptions, Pruned, Summary};
 
 /// Give back the space of what no snapshot needs.
 ///
@@ -43,7 +43,28 @@ struct Report {
     dry_run: bool,
     #[serde(flatten)]
     plan: Summary,
+    interrupted: Vec<Row>,
     done: Option<Pruned>,
+}
+
+/// An interrupted backup that is forgotten.
+#[derive(Serialize)]
+struct Row {
+    host: String,
+    label: String,
+    time: String,
+    reason: &'static str,
+}
+
+impl Row {
+    fn new(Abandoned { snapshot, is_too_old }: &Abandoned) -> Self {
+        Self {
+            host: snapshot.host.clone(),
+            label: snapshot.label.clone(),
+            time: output::rfc3339(snapshot.time, snapshot.offset),
+            reason: if *is_too_old { "too_old" } else { "lost" },
+        }
+    }
 }
 
 impl Prune {
@@ -63,16 +84,17 @@ impl Prune {
             }
         };
         observer.finish();
-        let report = Report { dry_run: self.dry_run, plan: plan.summary(), done };
+        let interrupted = plan.abandoned.iter().map(Row::new).collect();
+        let report = Report { dry_run: self.dry_run, plan: plan.summary(), interrupted, done };
         match global.json {
             true => output::json(&report),
-            false => text(&report, global.quiet),
+            false => text(&report, &plan.abandoned, global.quiet),
         }
         Ok(if done.is_some_and(|done| done.packs_damaged > 0) { Exit::Damage } else { Exit::Done })
     }
 }
 
-fn text(Report { plan, done, .. }: &Report, quiet: bool) {
+fn text(Report { plan, done, .. }: &Report, abandoned: &[Abandoned], quiet: bool) {
     if quiet && done.is_some() {
         return;
     }
@@ -93,6 +115,18 @@ fn text(Report { plan, done, .. }: &Report, quiet: bool) {
         size(plan.bytes_to_free),
         size(plan.bytes_left_unused)
     ));
+    for Abandoned { snapshot, is_too_old } in abandoned {
+        let why = match is_too_old {
+            true => "nobody goes on with it after 7 days",
+            false => "something of what it stored is lost",
+        };
+        output::line(&format!(
+            "forgets    the interrupted backup of host {}, label {}, from {}: {why}",
+            snapshot.host,
+            snapshot.label,
+            output::time(snapshot.time, snapshot.offset)
+        ));
+    }
     let Some(done) = done else { return };
     if done.unfinished_removed > 0 {
         output::line(&format!(

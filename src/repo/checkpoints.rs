@@ -36,10 +36,14 @@ impl State for Checkpoints {
 impl Repo {
     /// Unfinished backups that may be gone on with. Those that cannot be read are none.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>> {
-        let mut found = self.remembered::<Checkpoints>()?.value.0;
-        let now = Timestamp::now();
-        found.retain(|checkpoint| now.duration_since(checkpoint.snapshot.time).unsigned_abs() <= AGE_MAX);
+        let mut found = self.all_checkpoints()?;
+        found.retain(|checkpoint| !is_too_old(checkpoint));
         Ok(found)
+    }
+
+    /// Likewise, and those that are too old for that.
+    pub fn all_checkpoints(&self) -> Result<Vec<Checkpoint>> {
+        Ok(self.remembered::<Checkpoints>()?.value.0)
     }
 
     /// Writes down how far a backup has come. What it names is durable already.
@@ -67,6 +71,11 @@ impl Repo {
         }
         self.forget_damaged(&before)
     }
+}
+
+/// Whether nobody goes on with it any more.
+pub fn is_too_old(checkpoint: &Checkpoint) -> bool {
+    Timestamp::now().duration_since(checkpoint.snapshot.time).unsigned_abs() > AGE_MAX
 }
 
 /// A checkpoint as if it were a snapshot, for who wants to know what it needs.

@@ -18,11 +18,11 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
-use crate::repo::checkpoints::as_listed;
+use crate::repo::checkpoints::{as_listed, is_too_old};
 use crate::repo::snapshots::Snapshots;
 use crate::repo::{Intent, Repo};
 
-pub use plan::{PackUse, Plan, Summary};
+pub use plan::{Abandoned, PackUse, Plan, Summary};
 
 use super::needs::Needs;
 use super::rewrite::remove::Remover;
@@ -87,7 +87,7 @@ pub struct Pruned {
 pub fn plan(repo: &Repo, options: &PruneOptions, observer: &dyn Observer, stop: &Stop) -> Result<Planned> {
     let (catalog, _) = open(repo, observer, stop)?;
     let needs = Needs::of(&catalog, &readable(repo)?, observer, stop)?;
-    let plan = plan_of(&needs, &catalog, options, observer, stop)?;
+    let plan = plan_of(repo, &needs, &catalog, options, observer, stop)?;
     // An index that cannot be written is of no concern before something is removed.
     let _ = catalog.close();
     Ok(Planned { plan, needs })
@@ -153,7 +153,7 @@ impl Run<'_> {
             Some(planned) => renewed(repo, &catalog, planned, options, observer, stop)?,
             None => {
                 let needs = Needs::of(&catalog, &readable(repo)?, observer, stop)?;
-                Planned { plan: plan_of(&needs, &catalog, options, observer, stop)?, needs }
+                Planned { plan: plan_of(repo, &needs, &catalog, options, observer, stop)?, needs }
             }
         };
         repo.still_locked()?;
@@ -169,7 +169,7 @@ impl Run<'_> {
         }
         done.bytes_freed = (done.bytes_removed + done.bytes_repacked).saturating_sub(done.bytes_written);
         // They hurt nobody.
-        if let Err(e) = forget_unfinished(repo, &needs, observer) {
+        if let Err(e) = repo.forget_checkpoints(|unfinished| !is_needed(unfinished, &needs)) {
             observer.event(Event::Notice(e.to_string()));
         }
         let is_complete = remover.has_index || plan.repack.is_empty();
@@ -200,6 +200,7 @@ impl Pruned {
 }
 
 fn plan_of(
+    repo: &Repo,
     needs: &Needs,
     catalog: &Catalog,
     options: &PruneOptions,
@@ -207,7 +208,9 @@ fn plan_of(
     stop: &Stop,
 ) -> Result<Plan> {
     let kept = Kept { needs, max_unused: options.max_unused };
-    Ok(Plan::new(kept.uses(catalog, observer, stop)?, options))
+    let mut plan = Plan::new(kept.uses(catalog, observer, stop)?, options);
+    plan.abandoned = abandoned(repo, needs)?;
+    Ok(plan)
 }
 
 /// Writes the chosen packs anew.
@@ -276,23 +279,25 @@ fn renewed(
         return Ok(Planned { plan, needs });
     }
     let needs = needs.renewed(catalog, &snapshots, observer, stop)?;
-    let plan = plan_of(&needs, catalog, options, observer, stop)?;
+    let plan = plan_of(repo, &needs, catalog, options, observer, stop)?;
     Ok(Planned { plan, needs })
 }
 
-/// Unfinished backups that nobody can go on with: they are too old, or have lost something.
-fn forget_unfinished(repo: &Repo, needs: &Needs, observer: &dyn Observer) -> Result<()> {
-    let is_kept = |unfinished: &Checkpoint| as_listed(unfinished).is_ok_and(|it| needs.has(&it.id));
-    for Checkpoint { snapshot, .. } in repo.checkpoints()?.iter().filter(|unfinished| !is_kept(unfinished)) {
-        observer.event(Event::Notice(format!(
-            "the interrupted backup of host {}, label {}, from {} has lost something of what it stored: it is \
-             forgotten, and the next one begins anew",
-            snapshot.host,
-            snapshot.label,
-            snapshot.time.strftime("%Y-%m-%d %H:%M:%S UTC")
-        )));
+/// Unfinished backups that nobody can go on with.
+fn abandoned(repo: &Repo, needs: &Needs) -> Result<Vec<Abandoned>> {
+    let mut all = repo.all_checkpoints()?;
+    all.retain(|checkpoint| !is_needed(checkpoint, needs));
+    Ok(all.into_iter().map(Abandoned::from).collect())
+}
+
+impl From<Checkpoint> for Abandoned {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self { is_too_old: is_too_old(&checkpoint), snapshot: checkpoint.snapshot }
     }
-    repo.forget_checkpoints(|unfinished| !is_kept(unfinished))
+}
+
+fn is_needed(checkpoint: &Checkpoint, needs: &Needs) -> bool {
+    as_listed(checkpoint).is_ok_and(|it| needs.has(&it.id))
 }
 
 /// Protections of snapshots that are gone for good.

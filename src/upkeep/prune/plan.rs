@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::PruneOptions;
+use crate::format::snapshot::Snapshot;
 use crate::upkeep::rewrite::groups::{Group, Groups, Member};
 
 /// Where packs have to be written anew with one, what all of them give back must be at least one
@@ -24,6 +25,16 @@ pub struct PackUse {
     pub gain: u64,
 }
 
+/// An interrupted backup that nobody can go on with: it is forgotten.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Abandoned {
+    /// What its snapshot would have been.
+    pub snapshot: Snapshot,
+    /// Whether nobody goes on with it since it is too old; else it has lost something of what it
+    /// stored.
+    pub is_too_old: bool,
+}
+
 /// What prune does.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
@@ -31,6 +42,8 @@ pub struct Plan {
     pub unused: Vec<Member>,
     /// Packs to be written anew without what nobody needs, those together that have to be.
     pub repack: Vec<Group>,
+    /// Interrupted backups that are forgotten.
+    pub abandoned: Vec<Abandoned>,
     /// About how much shorter they become.
     gain: u64,
     /// How many packs there are.

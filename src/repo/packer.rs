@@ -17,6 +17,9 @@ use super::layout;
 const SLOT_LEN: usize = 23;
 /// What a frame takes in a trailer, without bases.
 const FRAME_ENTRY_LEN: usize = 16;
+/// A pack with so many chunks takes no more frames. Files of some bytes each would make tables that
+/// are longer than the files, and all of a table is in memory at once, several times.
+const PACK_CHUNKS_FULL: usize = 128 << 10;
 /// So many candidates back it is seen that one is named twice.
 const NEIGHBOURS: usize = 16;
 
@@ -235,6 +238,11 @@ impl PackWriter {
         self.len + table as u64
     }
 
+    /// Whether it is to be closed: it has this length, or its table of contents is long enough.
+    pub fn is_full(&self, len: u64) -> bool {
+        self.len() >= len || self.trailer.slots.len() >= PACK_CHUNKS_FULL
+    }
+
     /// Whether it has no frame yet.
     pub fn is_empty(&self) -> bool {
         self.trailer.frames.is_empty()
@@ -361,5 +369,25 @@ impl ClosedPack {
     pub fn publish(self) -> Result<PublishedPack> {
         self.upload.publish(&layout::pack(&self.record.id))?;
         Ok(PublishedPack { record: self.record, ids: self.ids, overhead: self.overhead })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn tiny_chunks_fill_a_pack_too() {
+        let (store, keys) = (MemoryStore::new(), Keys::generate(false).unwrap());
+        let mut pack = PackWriter::new(&store, &keys, RepositoryId([3; 16]), Class::Data).unwrap();
+        let mut encoder = Encoder::new(1).unwrap();
+        for full in [false, true] {
+            assert_eq!(pack.is_full(32 << 20), full);
+            let mut frame = RawFrame::new(Kind::Data, Vec::new());
+            (0..PACK_CHUNKS_FULL as u32).for_each(|_| frame.push(ChunkId([1; 20]), b"tiny", []));
+            pack.append(frame.encode(&mut encoder, 1).unwrap().0).unwrap();
+        }
+        assert!(pack.close().unwrap().ids.len() == 2 * PACK_CHUNKS_FULL);
     }
 }

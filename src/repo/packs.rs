@@ -173,7 +173,7 @@ impl<'s> Packs<'s> {
             self.moves.add(from, pack.next());
         }
         pack.append(frame)?;
-        if pack.len() >= limit { self.close(class, closed) } else { Ok(()) }
+        if pack.is_full(limit) { self.close(class, closed) } else { Ok(()) }
     }
 
     fn close(&mut self, class: Class, closed: &Sender<ClosedPack>) -> Result<()> {

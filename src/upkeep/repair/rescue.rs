@@ -129,7 +129,7 @@ impl<'a> Rescue<'a> {
             Class::Data => sizes.data_pack,
             Class::Metadata => sizes.metadata_pack,
         };
-        if pack.len() >= limit { self.close(class) } else { Ok(()) }
+        if pack.is_full(limit) { self.close(class) } else { Ok(()) }
     }
 
     fn close(&mut self, class: Class) -> Result<()> {

@@ -327,3 +327,24 @@ fn what_was_read_and_is_as_it_was_counts_as_unchanged() {
     support::chmod(&source.join("plain"), 0o604);
     assert_eq!(varv.backup(args!["--force-read", &source])["files_changed"], 2);
 }
+
+#[test]
+fn what_is_left_out_is_asked_for_on_neither_side() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for name in ["kept", "one.tmp", "dir/two.tmp", "gone/three.tmp", "big", "cache/inside", "gone/file"] {
+        fs::create_dir_all(source.join(name).parent().unwrap()).unwrap();
+        fs::write(source.join(name), name).unwrap();
+    }
+    fs::write(source.join("big"), bytes(1, 5000)).unwrap();
+    fs::write(source.join("cache/.nobackup"), "").unwrap();
+    varv.backup(args![&source]);
+    fs::remove_dir_all(source.join("gone")).unwrap();
+    let excludes =
+        args!["--exclude", "*.tmp", "--exclude-larger-than", "4K", "--exclude-if-present", ".nobackup"];
+    let mut found = changes(&compare(&varv, &[excludes, args![&source]].concat()));
+    found.remove(source.to_str().unwrap());
+    let names: Vec<_> = found.into_keys().collect();
+    let expected = ["gone", "gone/file"].map(|name| source.join(name).to_str().unwrap().to_owned());
+    assert_eq!(names, expected);
+}

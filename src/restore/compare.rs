@@ -28,7 +28,7 @@ use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::{Entries, Extents, child_path};
-use crate::source::exclude::{ExcludeOptions, Excludes};
+use crate::source::exclude::{ExcludeOptions, Excludes, SourceExcludes};
 use crate::source::extents::{device_len, read_at};
 use crate::source::open::open_file;
 use crate::source::owners::Owners;
@@ -121,6 +121,8 @@ pub fn compare(
     let found = found.at("find", source)?;
     let mut comparison = Comparison {
         context: &context,
+        filter: &filter,
+        root: path,
         method,
         owners: Owners::of_system(),
         waiting: Vec::new(),
@@ -183,6 +185,9 @@ struct Waiting {
 
 struct Comparison<'a, 'e> {
     context: &'a Context<'a>,
+    filter: &'a SourceExcludes<'a>,
+    /// The path of what is compared.
+    root: &'a [u8],
     method: Method,
     owners: Owners,
     waiting: Vec<Waiting>,
@@ -199,6 +204,8 @@ struct Open<'c> {
     dir: Arc<OwnedFd>,
     live: Peekable<std::vec::IntoIter<Listed>>,
     before: Peekable<Box<dyn Iterator<Item = Result<Entry>> + 'c>>,
+    /// Whether the source has more there, which is left out.
+    is_partial: bool,
 }
 
 impl<'a> Comparison<'a, '_> {
@@ -239,6 +246,7 @@ impl<'a> Comparison<'a, '_> {
             };
             match live {
                 Some(live) => self.live(walker, &mut stack, live, before)?,
+                None if open.is_partial => {}
                 None => self.gone(open.path.clone(), before)?,
             }
         }
@@ -269,12 +277,19 @@ impl<'a> Comparison<'a, '_> {
         self.enter(stack, path, before.as_ref(), listing, at)
     }
 
-    /// Only the snapshot has it.
+    /// Only the snapshot has it; what would be left out now is not asked for.
     fn gone(&mut self, above: Vec<u8>, before: Option<Entry>) -> Result<()> {
         let Some(before) = before else { return Ok(()) };
         let path = child_path(&above, &before.name);
         let (catalog, stop) = (self.context.catalog, self.context.stop);
+        let (filter, root) = (self.filter, self.root.len());
         diff(catalog, &path, Side::Entry(before), Side::Nothing, stop, &mut |path, change| {
+            let Change::Deleted(entry) = &change else { return Err(Error::Internal("nothing was deleted")) };
+            let below = path.get(root..).unwrap_or_default();
+            let below = below.strip_prefix(b"/").unwrap_or(below);
+            if filter.would_exclude(below, entry.dir().is_some(), entry.size()) {
+                return Ok(());
+            }
             self.wait(Waiting { path: path.to_vec(), change, check: None })
         })
     }
@@ -295,8 +310,10 @@ impl<'a> Comparison<'a, '_> {
                     Some(dir) => Box::new(Entries::of(catalog, dir)),
                     None => Box::new(std::iter::empty()),
                 };
+                let is_partial = listing.left_out.is_some();
                 let live = listing.entries.into_iter().peekable();
-                stack.push(Open { path, place, dir: listing.dir, live, before: before.peekable() });
+                let before = before.peekable();
+                stack.push(Open { path, place, dir: listing.dir, live, before, is_partial });
             }
             (Some(dir), None) => {
                 for child in Entries::of(catalog, dir) {

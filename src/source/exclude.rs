@@ -184,6 +184,15 @@ impl SourceExcludes<'_> {
         decision.is_ignore()
     }
 
+    /// Whether an entry as a snapshot has it would be left out: for itself, or with a directory that
+    /// it is in.
+    pub fn would_exclude(&self, path: &[u8], is_dir: bool, len: u64) -> bool {
+        let folders = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
+        (!is_dir && len > self.shared.larger_than.unwrap_or(u64::MAX))
+            || folders.into_iter().any(|folder| self.excludes(folder, true))
+            || self.excludes(path, is_dir)
+    }
+
     /// Most patterns match soon or never; those that did are not tried again.
     fn count(&self, path: &Path, is_dir: bool) {
         let open = self.each.iter().filter(|(pattern, _)| !pattern.has_matched());

@@ -335,6 +335,7 @@ fn what_makes_no_sense_is_refused() {
         (args!["-s", "9223372036854775807B", "from", "new"], "8 EiB"),
         (args!["-f", "15E", "from", "new"], "8 EiB"),
         (args!["-e", "-m", "1", "from", "new"], "--max"),
+        (args!["from", "-"], "standard input"),
         (args!["from", &dir], "did you mean"),
         (args![&dir, "new"], "directory"),
         (args!["--overwrite=always", "from", "same"], "the same"),

@@ -14,6 +14,7 @@ use super::signals::STOP;
 use super::{Outcome, output};
 use crate::blocks::copy::{self, BLOCK_DEFAULT, Copied, CopyOptions, Reflink};
 use crate::blocks::input::Origin;
+use crate::error::Error;
 use crate::text::{format_size, parse_size};
 
 /// What becomes of a file or device that is there already.
@@ -101,6 +102,11 @@ pub struct Copy {
 impl Copy {
     /// Copies.
     pub fn run(self, global: &Global) -> Outcome {
+        if self.target.as_os_str() == "-" {
+            return Err(Error::Refused(
+                "- is standard input, and no target: a copy is not printed; write ./- for a file of that name".into(),
+            ));
+        }
         let origin = match self.source.as_encoded_bytes() {
             b"-" => Origin::Stdin,
             _ => Origin::Path(PathBuf::from(&self.source)),

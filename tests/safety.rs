@@ -4,7 +4,11 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 use support::system::Mount;
 use support::tree::assert_same;
@@ -148,4 +152,25 @@ fn what_stays_is_not_verified() {
         assert_eq!((&restored["skipped"], &restored["bytes_verified"]), (&1.into(), &3.into()));
         assert_eq!(fs::read(target.join("file")).unwrap(), b"newer");
     }
+}
+
+#[test]
+fn paths_longer_than_the_kernel_takes_are_verified() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    let mut dir = OwnedFd::from(fs::File::open(&source).unwrap());
+    let name = "n".repeat(50);
+    for _ in 0..100 {
+        mkdirat(&dir, &name, Mode::RWXU).unwrap();
+        dir = openat(&dir, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    let file = openat(&dir, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+    fs::File::from(file).write_all(b"deep").unwrap();
+    varv.backup(args![&source]);
+    let target = varv.path("target");
+    for more in [args![], args!["--in-place"], args!["--in-place", "--include", "file"]] {
+        let words = [more, args!["--verify", &source, &target]].concat();
+        assert_eq!(varv.restore(&words)["bytes_verified"], 4);
+    }
+    assert_eq!(varv.restore(args!["--verify", "--include", "none", &source, varv.path("no")])["files"], 0);
 }

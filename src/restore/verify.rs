@@ -4,9 +4,11 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Advice, fadvise, fdatasync};
 
+use super::plan::joined;
 use super::{Context, Overwrite, Restored};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
@@ -17,6 +19,7 @@ use crate::id::ChunkId;
 use crate::observe::Event;
 use crate::repo::nodes::{Entries, Extents};
 use crate::source::extents::{data_from, device_len, read_at};
+use crate::source::open::open_file;
 use crate::source::path_of;
 use crate::target::TargetDir;
 
@@ -24,37 +27,60 @@ use crate::target::TargetDir;
 const ZEROS_LEN: u64 = 1 << 20;
 
 /// Compares every file below a directory that was restored.
-pub fn tree(context: &Context, entry: &Entry, root: &TargetDir, restored: &mut Restored) -> Result<()> {
+pub fn tree(context: &Context, entry: &Entry, root: &Arc<TargetDir>, restored: &mut Restored) -> Result<()> {
     context.observer.event(Event::Phase { name: "verifying", bytes: entry.dir().map(|dir| dir.bytes) });
     let filter = context.filter;
-    let mut pending = vec![(Vec::new(), entry.clone())];
-    while let Some((path, entry)) = pending.pop() {
-        let Some(dir) = entry.dir() else { continue };
-        for child in Entries::of(context.catalog, dir) {
+    // Each with the directory that it is in: paths may be longer than the kernel takes.
+    let mut pending: Vec<(Vec<u8>, Entry, Option<Arc<TargetDir>>)> = vec![(Vec::new(), entry.clone(), None)];
+    while let Some((path, entry, above)) = pending.pop() {
+        let Some(below) = entry.dir() else { continue };
+        let dir = match path.is_empty() {
+            true => Some(Arc::clone(root)),
+            // One that nothing was selected of need not be there.
+            false => above.and_then(|above| above.open_dir(&entry.name).ok()).map(Arc::new),
+        };
+        for child in Entries::of(context.catalog, below) {
             let child = child?;
-            let path: Vec<u8> = match path.is_empty() {
-                true => child.name.clone(),
-                false => [&path[..], b"/", &child.name].concat(),
-            };
+            let path = joined(&path, &child.name);
             let is_dir = child.dir().is_some();
             if filter.excludes(&path, is_dir) || (!is_dir && !filter.includes(&path, false)) {
                 continue;
             }
-            match is_dir {
-                true => pending.push((path, child)),
-                false => self::path(context, &child, &root.path().join(path_of(&path)), restored)?,
+            match (&dir, is_dir) {
+                (dir, true) => pending.push((path, child, dir.clone())),
+                (Some(dir), false) => file(context, &child, dir, restored)?,
+                (None, false) => {
+                    let error = Error::NotFound("its directory cannot be opened".into());
+                    context.problem(root.path().join(path_of(&path)), &error, restored);
+                }
             }
         }
     }
     Ok(())
 }
 
+fn file(context: &Context, entry: &Entry, dir: &TargetDir, restored: &mut Restored) -> Result<()> {
+    let path = dir.path_of(&entry.name);
+    let open = || open_file(dir, path_of(&entry.name), false).at("open", &path);
+    compare(context, entry, &path, open, restored)
+}
+
 /// Compares one file or device that was restored.
 pub fn path(context: &Context, entry: &Entry, path: &Path, restored: &mut Restored) -> Result<()> {
+    compare(context, entry, path, || File::open(path).at("open", path), restored)
+}
+
+fn compare(
+    context: &Context,
+    entry: &Entry,
+    path: &Path,
+    open: impl FnOnce() -> Result<File>,
+    restored: &mut Restored,
+) -> Result<()> {
     context.stop.check()?;
-    let Some(map) = entry.map().filter(|_| !stayed(context, entry, path)) else { return Ok(()) };
-    match content(context, map, path) {
-        Ok(()) => restored.verified += map.len(),
+    let Some(map) = entry.map() else { return Ok(()) };
+    match open().and_then(|file| content(context, entry, map, &file, path)) {
+        Ok(verified) => restored.verified += verified,
         Err(e @ Error::Stopped(_)) => return Err(e),
         Err(e) => context.problem(path.to_path_buf(), &e, restored),
     }
@@ -62,14 +88,15 @@ pub fn path(context: &Context, entry: &Entry, path: &Path, restored: &mut Restor
 }
 
 /// Whether the file is one that was to stay: what is restored has the time of the snapshot's.
-fn stayed(context: &Context, entry: &Entry, path: &Path) -> bool {
-    let may_stay = matches!(context.options.overwrite, Overwrite::IfNewer | Overwrite::Never);
-    may_stay
-        && path.symlink_metadata().is_ok_and(|found| {
-            let modified = (found.mtime(), found.mtime_nsec());
-            found.len() != entry.size()
-                || modified != (entry.modified.seconds, i64::from(entry.modified.nanos))
-        })
+fn stayed(context: &Context, entry: &Entry, file: &File) -> std::io::Result<bool> {
+    if !matches!(context.options.overwrite, Overwrite::IfNewer | Overwrite::Never) {
+        return Ok(false);
+    }
+    let found = file.metadata()?;
+    let modified = (found.mtime(), found.mtime_nsec());
+    let is_other =
+        found.len() != entry.size() || modified != (entry.modified.seconds, i64::from(entry.modified.nanos));
+    Ok(found.is_file() && is_other)
 }
 
 /// What was just written would be read from memory; what counts is what the disk has. Pages must
@@ -81,12 +108,16 @@ fn forget_cached(file: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-fn content(context: &Context, map: &Map, path: &Path) -> Result<()> {
-    let file = File::open(path).at("open", path)?;
-    forget_cached(&file).at("write out", path)?;
-    differing(context, map, &file, path, &mut |at, _| {
+/// How much was compared.
+fn content(context: &Context, entry: &Entry, map: &Map, file: &File, path: &Path) -> Result<u64> {
+    if stayed(context, entry, file).at("look at", path)? {
+        return Ok(0);
+    }
+    forget_cached(file).at("write out", path)?;
+    differing(context, map, file, path, &mut |at, _| {
         Err(Error::NotFound(format!("it differs from the snapshot at byte {at}")))
-    })
+    })?;
+    Ok(map.len())
 }
 
 /// Calls `each` with offset and length of every extent, or piece of one, of which `file` has other

@@ -7,12 +7,14 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
+use support::make::bytes;
 use support::system::Mount;
 use support::tree::assert_same;
-use support::{Varv, args};
+use support::{Varv, args, chmod};
 
 #[test]
 fn delete_leaves_the_repository_alone() {
@@ -173,4 +175,30 @@ fn paths_longer_than_the_kernel_takes_are_verified() {
         assert_eq!(varv.restore(&words)["bytes_verified"], 4);
     }
     assert_eq!(varv.restore(args!["--verify", "--include", "none", &source, varv.path("no")])["files"], 0);
+}
+
+#[test]
+fn what_could_not_be_restored_whole_is_not_taken_for_unchanged() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    fs::write(source.join("large"), bytes(1, 9 << 20)).unwrap();
+    fs::write(source.join("medium"), bytes(2, 1 << 20)).unwrap();
+    varv.backup(args![&source]);
+    let size = |path: &std::path::PathBuf| fs::metadata(path).unwrap().len();
+    let pack = varv.objects().into_iter().max_by_key(size).unwrap();
+    let good = fs::read(&pack).unwrap();
+    let mut bad = good.clone();
+    for at in (4096..bad.len() - (64 << 10)).step_by(3 << 20) {
+        bad[at] ^= 1;
+    }
+    chmod(&pack, 0o600);
+    for mode in ["if-changed", "if-newer"] {
+        fs::write(&pack, &bad).unwrap();
+        let target = varv.path(mode);
+        varv.ends(4, args!["restore", &source, &target]);
+        assert_eq!(fs::metadata(target.join("large")).unwrap().modified().unwrap(), UNIX_EPOCH);
+        fs::write(&pack, &good).unwrap();
+        varv.restore(args!["--overwrite", mode, &source, &target]);
+        assert_same(&source, &target);
+    }
 }

@@ -23,7 +23,7 @@ use std::time::Instant;
 use select::Filter;
 
 use crate::error::{Error, Result};
-use crate::format::tree::Entry;
+use crate::format::tree::{Entry, Time};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
@@ -267,6 +267,12 @@ impl Context<'_> {
         restored.damage |= error.is_damage();
         self.observer.event(Event::Problem { path, what: error.to_string() });
     }
+}
+
+/// The metadata of a file that could not be restored whole: with the snapshot's time and length, the
+/// next restore would take it for unchanged, so that it is dated 1970.
+fn incomplete(entry: &Entry) -> Entry {
+    Entry { modified: Time::default(), ..entry.clone() }
 }
 
 /// Writes the content of a file, volume or stream to `out`, or a directory as a pax archive. Ends at the first chunk that cannot

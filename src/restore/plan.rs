@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::content::write_content;
 use super::delete::others;
 use super::window::Window;
-use super::{Context, Overwrite, Restored};
+use super::{Context, Overwrite, Restored, incomplete};
 use crate::error::{Error, Result};
 use crate::format::map::{Extent, Map};
 use crate::format::tree::{Dir, Entry, Payload};
@@ -414,7 +414,10 @@ impl<'a> TreeRestore<'a> {
             // What is there is better than what could be put in its place.
             return Ok(());
         }
-        target.set_metadata(self.context.metadata, entry)?;
+        match self.restored.errors > errors {
+            true => target.set_metadata(self.context.metadata, &incomplete(entry))?,
+            false => target.set_metadata(self.context.metadata, entry)?,
+        }
         let allocated = target.allocated()?;
         let target = Arc::into_inner(target).ok_or(Error::Internal("a file is still in use"))?;
         let counts = target.finish()?;

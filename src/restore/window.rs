@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::{Context, Restored};
+use super::{Context, Restored, incomplete};
 use crate::error::{Error, Result};
 use crate::format::map::Extent;
 use crate::format::tree::Entry;
@@ -315,7 +315,8 @@ impl Plan {
                 continue;
             }
             let whole = !self.written.spoilt.contains(&(to as u32));
-            let finished = target.set_metadata(context.metadata, &file.entry).and_then(|()| target.finish());
+            let entry = if whole { file.entry } else { incomplete(&file.entry) };
+            let finished = target.set_metadata(context.metadata, &entry).and_then(|()| target.finish());
             match finished {
                 Ok(counts) => {
                     self.written.counts += counts;

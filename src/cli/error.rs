@@ -104,9 +104,9 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         Error::Locked { .. } => Some("wait for it with --lock-wait 10m, or see varv locks"),
         Error::Damaged { .. } | Error::Missing { .. } => Some("varv check names everything that is damaged"),
         Error::Index { .. } => Some("varv index rebuild makes the index anew from the packs"),
-        error if error.is_out_of_space() => {
-            Some("free space on the disk, or run varv forget and varv prune; finished packs are kept")
-        }
+        error if error.is_out_of_space() => Some(
+            "free space there; in a repository varv forget and varv prune do so, and finished packs are kept",
+        ),
         _ => None,
     }
 }

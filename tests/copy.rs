@@ -349,6 +349,12 @@ fn what_makes_no_sense_is_refused() {
         assert!(done.stderr.contains(said), "{words:?}: {}", done.stderr);
         assert!(!varv.path("new").exists());
     }
+    // Nobody makes directories where a disk should be mounted.
+    for words in [args!["copy"], args!["copy", "--dry-run"], args!["sync"], args!["sync", "--dry-run"]] {
+        varv.ends(1, &[words, args!["from", "no/new"]].concat()).says(&["no: No such file"]);
+    }
+    varv.ends(1, args!["sparse", "make", "no/new"]).says(&["no: No such file"]);
+    assert!(!varv.path("no").exists());
     for words in [args!["-m", "1X", "from", "new"], args!["-s", "16E", "from", "new"], args!["from"]] {
         varv.ends(2, &[args!["copy"], words].concat());
     }
@@ -377,6 +383,10 @@ fn devices_that_are_too_small_or_in_use_are_refused() {
     varv.ends(2, args!["copy", "--overwrite=always", "from", to]).says(&["too small"]);
     varv.ends(2, args!["copy", "--overwrite=always", "-m1M", "-s1", "from", to]).says(&["too small"]);
     varv.ends(2, args!["copy", "--overwrite=always", to, to]).says(&["the same"]);
+    if let Some(twin) = device.twin(0, MIB as u64) {
+        varv.ends(2, args!["copy", "--overlay", "-m1K", "-s1", to, &twin.path]).says(&["of the same file"]);
+        varv.ends(2, args!["sync", to, &twin.path]).says(&["of the same file"]);
+    }
     assert!(device.content() == vec![7; MIB]);
     // A stream tells its length too late.
     let mut child = varv

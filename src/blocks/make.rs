@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::measure::Sizes;
-use super::output::{checked_end, open_file};
+use super::output::{checked_end, open_file, target_kind};
 use super::plan::check_block;
 use crate::error::{Error, IoContext, Result};
 use crate::id::expand;
 use crate::observe::{Event, Observer, Stop};
-use crate::target::{Content, FileTarget, TargetKind, check_target_path};
+use crate::target::{Content, FileTarget, TargetKind};
 
 /// sparsetest's block, length and distance, where none are given.
 const BLOCK_DEFAULT: u64 = 512;
@@ -96,7 +96,7 @@ pub fn make(path: &Path, options: &MakeOptions, observer: &dyn Observer, stop: &
 }
 
 fn open(path: &Path, pattern: &Pattern, options: &MakeOptions) -> Result<FileTarget> {
-    let exists = match check_target_path(path)? {
+    let exists = match target_kind(path)? {
         TargetKind::Missing => false,
         TargetKind::File if fs::metadata(path).at("look at", path)?.is_file() => true,
         _ => return Err(Error::Refused(format!("{} is no file: only a file can be sparse", path.display()))),

@@ -1,5 +1,6 @@
 //! What is written to: a file or a block device, with zeros found on the way.
 
+use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -8,7 +9,10 @@ use std::sync::Arc;
 use crate::chunker::{is_zero, stretches_by};
 use crate::error::{Error, IoContext, Result};
 use crate::source::extents::{Spans, data_from};
-use crate::target::{Content, Counts, DeviceTarget, Empty, Existing, FileOptions, FileTarget, TargetDir};
+use crate::target::{
+    Content, Counts, DeviceTarget, Empty, Existing, FileOptions, FileTarget, TargetDir, TargetKind,
+    check_target_path,
+};
 
 /// Zeros that are shorter are written with the data around them: no file system has smaller
 /// blocks worth saving, and each range costs a call.
@@ -109,6 +113,17 @@ impl AsFd for Output {
             Output::Device(device) => device.as_fd(),
         }
     }
+}
+
+/// What a path that is to be written to is now. Unlike a restore, the tools make no directories: where
+/// one is missing, a disk is not mounted, or a name is wrong.
+pub fn target_kind(path: &Path) -> Result<TargetKind> {
+    let kind = check_target_path(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let (TargetKind::Missing, Some(parent)) = (kind, parent) {
+        fs::metadata(parent).at("look at", parent)?;
+    }
+    Ok(kind)
 }
 
 /// Opens a regular file for writing: one that exists where it is, with what it holds. It gets its

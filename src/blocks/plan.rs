@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::copy::{BLOCK_DEFAULT, CopyOptions, Reflink};
 use super::input::Input;
-use super::output::{Output, Zeros, checked_end, open_file};
+use super::output::{Output, Zeros, checked_end, open_file, target_kind};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
 use crate::source::extents::read_at;
-use crate::target::{DeviceTarget, TargetKind, check_target_path, describe, overlap};
+use crate::target::{DeviceTarget, TargetKind, describe, overlap};
 
 /// The longest block: each thread holds some.
 pub const BLOCK_MAX: u64 = 16 << 20;
@@ -42,7 +42,7 @@ impl Plan {
     /// Decides, and refuses what makes no sense.
     pub fn new(input: &Input, target: &Path, options: &CopyOptions) -> Result<Self> {
         refuse_options(options)?;
-        let kind = check_target_path(target)?;
+        let kind = target_kind(target)?;
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
         let is_device = kind == TargetKind::BlockDevice;
         let exists = kind != TargetKind::Missing;

@@ -4,11 +4,14 @@
 //! Read from /sys. Files that share blocks (reflinks) are strangers: each is written alone.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::in_use::Number;
 
+/// What /sys counts a device's length in.
+const SECTOR: u64 = 512;
 /// No stack of devices is higher than this.
 const LAYERS_MAX: usize = 256;
 
@@ -43,10 +46,8 @@ fn below_device(dir: &Path) -> Vec<Holder> {
         // The link leads to …/DISK/PARTITION.
         below.extend(fs::canonicalize(dir).ok().and_then(|real| device_in(real.parent()?)));
     }
-    let backing = fs::read_to_string(dir.join("loop/backing_file")).ok();
-    below.extend(
-        backing.and_then(|path| fs::metadata(path.trim_end_matches('\n')).ok()).map(|m| Holder::of(&m)),
-    );
+    let backing = read(dir, "loop/backing_file");
+    below.extend(backing.and_then(|path| fs::metadata(path).ok()).map(|meta| Holder::of(&meta)));
     below
 }
 
@@ -71,6 +72,28 @@ fn stack(holder: Holder, sys: &Path) -> Vec<Holder> {
     found
 }
 
+/// The file that a loop device shows, and which part of it.
+fn shown(holder: Holder, sys: &Path) -> Option<(Holder, Range<u64>)> {
+    let Holder::Device(number) = holder else { return None };
+    let dir = sys.join(number.to_string());
+    let file = fs::metadata(read(&dir, "loop/backing_file")?).ok()?;
+    let start = read(&dir, "loop/offset")?.parse::<u64>().ok()?;
+    let sectors = read(&dir, "size")?.parse::<u64>().ok()?;
+    Some((Holder::of(&file), start..start.saturating_add(sectors.saturating_mul(SECTOR))))
+}
+
+fn read(dir: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(dir.join(name)).ok().map(|text| text.trim_end_matches('\n').to_string())
+}
+
+/// Whether both show some of the same bytes of one file.
+fn show_the_same(a: Holder, b: Holder, sys: &Path) -> bool {
+    match (shown(a, sys), shown(b, sys)) {
+        (Some((a, of_a)), Some((b, of_b))) => a == b && of_a.start < of_b.end && of_b.start < of_a.end,
+        _ => false,
+    }
+}
+
 /// Why the things that were looked at must not be copied onto each other, as the end of a sentence;
 /// `None` if they have nothing in common. What is neither a file nor a block device holds nothing.
 pub fn overlap(a: &fs::Metadata, b: &fs::Metadata) -> Option<&'static str> {
@@ -86,6 +109,8 @@ pub fn overlap(a: &fs::Metadata, b: &fs::Metadata) -> Option<&'static str> {
         Some("the first lies on the second")
     } else if stack(b, sys).contains(&a) {
         Some("the second lies on the first")
+    } else if show_the_same(a, b, sys) {
+        Some("both are of the same file")
     } else {
         None
     }
@@ -119,6 +144,17 @@ mod tests {
         assert_eq!(between(&device.path, image), Some("the first lies on the second"));
         assert_eq!(between(image, &device.path), Some("the second lies on the first"));
         assert_eq!(between(&device.path, &device.path), Some("they are the same"));
+    }
+
+    #[test]
+    fn two_loop_devices_on_one_file() {
+        let Some(device) = Loop::new(&[0; 65536], 512) else { return };
+        let Some(twin) = device.twin(0, 65536) else { return };
+        assert_eq!(between(&device.path, &twin.path), Some("both are of the same file"));
+        // Parts of an image.
+        let [Some(first), Some(second)] = [0, 32768].map(|start| device.twin(start, 32768)) else { return };
+        assert_eq!(between(&first.path, &second.path), None);
+        assert!(between(&second.path, &twin.path).is_some());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn run(program: &str, words: &[&str]) -> bool {
 pub struct Loop {
     pub path: PathBuf,
     image: PathBuf,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 impl Loop {
@@ -42,14 +42,20 @@ impl Loop {
         let dir = tempfile::tempdir().unwrap();
         let image_path = dir.path().join("image");
         fs::write(&image_path, image).unwrap();
-        let output = Command::new("losetup")
-            .args(["--partscan", "--find", "--show", "--sector-size", &sector.to_string()])
-            .arg(&image_path)
-            .output();
+        Self::over(&image_path, Some(dir), &["--partscan", "--sector-size", &sector.to_string()])
+    }
+
+    /// Another device over a part of the same image.
+    pub fn twin(&self, start: u64, len: u64) -> Option<Self> {
+        Self::over(&self.image, None, &["--offset", &start.to_string(), "--sizelimit", &len.to_string()])
+    }
+
+    fn over(image: &Path, dir: Option<TempDir>, words: &[&str]) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show"]).args(words).arg(image).output();
         match output {
             Ok(output) if output.status.success() => {
                 let path = String::from_utf8(output.stdout).unwrap().trim().into();
-                Some(Self { path, image: image_path, _dir: dir })
+                Some(Self { path, image: image.to_path_buf(), _dir: dir })
             }
             _ => skip("no loop devices"),
         }

@@ -13,13 +13,13 @@ use super::message::{Message, PassDone, PassEnd, STATES_MAX, State, unexpected};
 use super::scan::{Found, Scan, Side};
 use super::source::Pass;
 use crate::blocks::input::{Input, Origin};
-use crate::blocks::output::{Output, Writer, Zeros, open_file};
+use crate::blocks::output::{Output, Writer, Zeros, open_file, target_kind};
 use crate::codec::frame::Decoder;
 use crate::error::{Error, IoContext, Result};
 use crate::format::BLOCK;
 use crate::format::pack::Codec;
 use crate::format::wire::Malformed;
-use crate::target::{DeviceTarget, TargetKind, check_target_path};
+use crate::target::{DeviceTarget, TargetKind};
 
 /// States are told when there are so many.
 const TELL_AT: usize = 64;
@@ -43,7 +43,7 @@ impl Target {
     /// Opens the target for a source of this length. A file gets that length, a longer one at the end
     /// of a pass; a device must have it.
     pub fn open(path: &Path, len: u64, dry_run: bool) -> Result<Self> {
-        let kind = check_target_path(path)?;
+        let kind = target_kind(path)?;
         if len > crate::blocks::LEN_MAX {
             return Err(Error::Refused(format!("{len} bytes are more than anything can hold")));
         }

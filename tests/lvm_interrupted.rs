@@ -4,11 +4,13 @@
 mod support;
 
 use std::ffi::OsString;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::lab::{assert_dump_is, assert_newest_is, copy, group, how, in_lab, kept, pool, scribble, sh};
+use support::lab::{
+    assert_dump_is, assert_newest_is, boot, copy, group, how, in_lab, is_installed, kept, pool, scribble, sh,
+};
 use support::{Varv, args};
 
 /// How far a checkpoint lies behind the one before.
@@ -32,6 +34,13 @@ fn words(volumes: &[&str]) -> Vec<OsString> {
 
 /// Runs a backup until a checkpoint is there, and ends it with this signal.
 fn interrupt(varv: &Varv, volumes: &[&str], signal: &str) -> std::process::ExitStatus {
+    let mut run = until_checkpoint(varv, volumes);
+    sh(&format!("kill -{signal} {}", run.id()));
+    run.wait().unwrap()
+}
+
+/// Runs a backup until a checkpoint is there.
+fn until_checkpoint(varv: &Varv, volumes: &[&str]) -> Child {
     let mut run = varv.command(&words(volumes));
     let mut run = run.stdout(Stdio::null()).spawn().unwrap();
     let state = varv.repository.join("state");
@@ -43,8 +52,7 @@ fn interrupt(varv: &Varv, volumes: &[&str], signal: &str) -> std::process::ExitS
         assert!(run.try_wait().unwrap().is_none(), "it was over before it was interrupted");
         std::thread::sleep(Duration::from_millis(20));
     }
-    sh(&format!("kill -{signal} {}", run.id()));
-    run.wait().unwrap()
+    run
 }
 
 fn resumed(night: &Value) -> u64 {
@@ -162,4 +170,49 @@ fn several_volumes_are_gone_on_with_together() {
     assert_eq!(how(&next), ("thin", None));
     all.iter().for_each(|volume| assert_newest_is(&varv, volume));
     varv.ok(args!["check", "--read-data"]);
+}
+
+/// The volume, its snapshot and the repository are on a disk that loses what was not written to it.
+#[test]
+fn a_power_cut_costs_what_was_read_since_the_last_checkpoint() {
+    const NAME: &str = "a_power_cut_costs_what_was_read_since_the_last_checkpoint";
+    const LAB_FAILED: i32 = 125;
+    let mut varv = Varv::without_repository();
+    varv.repository = "/repo/repository".into();
+    match std::env::var("VARV_TEST_PHASE").unwrap_or_default().as_str() {
+        "before" => {
+            group();
+            sh("lvcreate -q -y -n a -L 200M vg; lvcreate -q -y -n copy -L 200M vg
+                lvcreate -q -y -n repo -L 500M vg; mkfs.ext4 -q /dev/vg/repo; mkdir /repo; mount /dev/vg/repo /repo");
+            varv.ok(args!["init", "--encryption", "none"]);
+            scribble("/dev/vg/a", 0, 200);
+            sh("dd if=/dev/vg/a of=/dev/vg/copy bs=1M oflag=direct status=none");
+            let mut run = until_checkpoint(&varv, &["vg/a"]);
+            std::fs::write("/proc/sysrq-trigger", "o").unwrap();
+            sh("sleep 600");
+            let _ = run.wait();
+            panic!("there is still power");
+        }
+        "after" => {
+            sh("vgchange -q -ay vg; mkdir /repo; mount /dev/vg/repo /repo");
+            assert_eq!((varv.snapshots().len(), kept(&varv).len()), (0, 1));
+            scribble("/dev/vg/a", 5, 10);
+            let done = varv.ok(&words(&["vg/a"]));
+            done.says(&["is gone on with"]);
+            assert_reads_only_the_rest(&done.json(), 200 * MIB);
+            assert_dump_is(&varv, "vg/a", "/dev/vg/copy");
+            assert_eq!(how(&varv.json(&words(&["vg/a"])[1..])), ("cow", None));
+            assert_newest_is(&varv, "vg/a");
+            varv.ok(args!["check", "--read-data"]);
+        }
+        _ => {
+            if !is_installed() {
+                return;
+            }
+            let image = varv.path("disk");
+            std::fs::File::create(&image).unwrap().set_len(1200 << 20).unwrap();
+            assert_eq!(boot(NAME, "before", &image), Some(LAB_FAILED));
+            assert_eq!(boot(NAME, "after", &image), Some(0));
+        }
+    }
 }

@@ -4,10 +4,9 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use proptest::prelude::*;
 use support::make::{Random, bytes};
@@ -27,8 +26,8 @@ fn who_is_no_varv_and_who_is_another_is_told() {
         ("echo Welcome to the machine", "Welcome"),
         ("printf 'varvsync\\002\\000\\000\\000'; cat >/dev/null", "version 2"),
         ("printf 'varvsync\\001\\000\\000\\000'", "connection was lost"),
-        ("printf 'varvsync\\001\\000\\000\\000\\002\\377\\377\\377\\377'; sleep 0.1", "protocol"),
-        ("printf 'varvsync\\001\\000\\000\\000\\011\\000\\000\\000\\000'; sleep 0.1", "protocol"),
+        ("printf 'varvsync\\001\\000\\000\\000\\002\\377\\377\\377\\377'; cat >/dev/null", "protocol"),
+        ("printf 'varvsync\\001\\000\\000\\000\\011\\000\\000\\000\\000'; cat >/dev/null", "protocol"),
     ] {
         let ssh = script(&varv, "ssh", shell);
         for words in [args!["from", "other:/to"], args!["other:/from", "to"]] {
@@ -43,6 +42,8 @@ struct Sshd {
     child: Child,
     dir: tempfile::TempDir,
     port: u16,
+    /// Open for as long as it writes there.
+    _log: BufReader<ChildStderr>,
 }
 
 impl Sshd {
@@ -67,27 +68,23 @@ impl Sshd {
         if support::system::is_root() {
             fs::create_dir_all("/run/sshd").ok()?;
         }
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(["-D", "-e", "-f", path("config").to_str().unwrap()])
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .ok()?;
-        let mut sshd = Self { child, dir, port };
-        for _ in 0..100 {
-            if sshd.child.try_wait().unwrap().is_some() {
-                break;
-            }
-            if Command::new("/bin/sh").args(["-c", &sshd.ssh(), "ssh"]).arg("true").output().is_ok()
-                && Command::new("/bin/sh")
-                    .args(["-c", &format!("{} localhost true", sshd.ssh())])
-                    .output()
-                    .is_ok_and(|output| output.status.success())
-            {
-                return Some(sshd);
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        // Lines of its log, until it ends or listens.
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::from("\n");
+        while !line.is_empty() && !line.starts_with("Server listening on") {
+            line.clear();
+            log.read_line(&mut line).unwrap();
         }
-        skip("sshd does not start, or does not let us in")
+        let sshd = Self { child, dir, port, _log: log };
+        match !line.is_empty() && run("/bin/sh", &["-c", &format!("{} localhost true", sshd.ssh())]) {
+            true => Some(sshd),
+            false => skip("sshd does not start, or does not let us in"),
+        }
     }
 
     fn ssh(&self) -> String {

@@ -4,10 +4,13 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::make::{bytes, overwrite};
+use support::system::skip;
 use support::{Varv, args};
 
 const LEN: usize = 6 << 20;
@@ -58,6 +61,55 @@ fn a_list_since_an_older_snapshot_is_taken_as_such() {
     overwrite(&image, 100, &bytes(3, 100));
     by_list(&varv, &image, &first, "0 4096\n3000000 5000\n");
     assert!(varv.ok(args!["dump", &image]).stdout == fs::read(&image).unwrap());
+}
+
+/// What the program of `docs/change-lists.md` makes of a stream that was dumped; `None` without awk.
+fn ranges(dumped: &str) -> Option<String> {
+    let page = include_str!("../docs/change-lists.md");
+    let program = page.split("```awk\n").nth(1).unwrap().split("```").next().unwrap();
+    let size = format!("size={LEN}");
+    let awk = Command::new("awk")
+        .args(["-v", "object=5", "-v", &size, program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut awk) = awk else { return skip("no awk") };
+    awk.stdin.take().unwrap().write_all(dumped.as_bytes()).unwrap();
+    Some(String::from_utf8(awk.wait_with_output().unwrap().stdout).unwrap())
+}
+
+/// As `zstreamdump -v` printed it once, as it did later, and as `zstream dump -v` does.
+#[test]
+fn a_stream_of_zfs_becomes_a_list() {
+    let begin = "BEGIN record\n\thdrtype = 1\n\ttoname = tank/vms@b\n\nFREEOBJECTS firstobj = 0 numobjs = 1\n\
+        OBJECT object = 5 type = 19 bonustype = 17 blksz = 16384 bonuslen = 264\n\
+        FREE object = 5 offset = 6291456 length = -1\nFREE object = 5 offset = 6275072 length = -1\n\
+        FREE object = 1 offset = 512 length = 1024\n";
+    let writes = [
+        "checksum type = 7\noffset = 2998272 length = 16384 props = 2001f001f\n",
+        "checksum type = 7 compression type = 0\n    offset = 2998272 logical_size = 16384 compressed_size = 0 \
+         payload_size = 16384 props = 2001f001f\n",
+        "checksum type = 7 compression type = 0 flags = 0 offset = 2998272 logical_size = 16384 \
+         compressed_size = 0 payload_size = 16384 props = 2001f001f salt = 0 iv = 0 mac = 0\n",
+    ];
+    for write in writes {
+        let write = |object| format!("WRITE object = {object} type = 19 {write}");
+        let end = "WRITE_EMBEDDED object = 5 offset = 16384 length = 16384 toguid = 1 comp = 15\n\
+            END checksum = 1/2/3/4\nSUMMARY:\n\tTotal DRR_BEGIN records = 1\n\tTotal stream length = 3228736 (0x314440)\n";
+        let Some(list) = ranges(&[begin, &write(1), &write(5), end].concat()) else { return };
+        assert_eq!(list, "6275072 16384\n2998272 16384\n16384 16384\n# that is all\n");
+        let (varv, image, snapshot) = changed();
+        by_list(&varv, &image, &snapshot, &list);
+        assert!(varv.ok(args!["dump", &image]).stdout == fs::read(&image).unwrap());
+    }
+    // Nothing has changed, and nobody knows.
+    let (varv, image, snapshot) = changed();
+    fs::write(varv.path("list"), ranges(begin).unwrap()).unwrap();
+    let words = args!["backup", "--change-list", varv.path("list"), "--made-against", &snapshot, &image];
+    varv.ends(2, words).says(&["list: line 2"]);
+    fs::write(&image, bytes(1, LEN)).unwrap();
+    let night = by_list(&varv, &image, &snapshot, &ranges("END checksum = 1/2/3/4\n").unwrap());
+    assert_eq!(night["volumes"][0]["bytes_changed"], 0);
 }
 
 #[test]

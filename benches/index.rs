@@ -75,6 +75,7 @@ fn new_pack((number, ids): (u64, &[ChunkId])) -> NewPack<'_> {
         len: 32 << 20,
         trailer_check: [0; 16],
         ids,
+        before: None,
     }
 }
 

@@ -108,7 +108,7 @@ fn crowd(house: &House, chunks: u64) {
         }
         catalog.add(&packs).unwrap();
     }
-    catalog.close().unwrap();
+    catalog.close(&Silent).unwrap();
 }
 
 fn pack(numbers: std::ops::Range<u64>) -> PublishedPack {
@@ -137,7 +137,7 @@ fn build(house: &House, extents: u64) -> Map {
     let map = builder.finish(&mut |node| nodes.store(node)).unwrap();
     nodes.publish(&repo, &catalog);
     println!("  {} TiB, {} nodes, {} of them stored", map.len() >> 40, nodes.made, nodes.stored);
-    catalog.close().unwrap();
+    catalog.close(&Silent).unwrap();
     map
 }
 
@@ -216,7 +216,7 @@ fn plan(house: &House, map: &Map) {
         }
     }
     assert_eq!(offset_end, map.len());
-    catalog.close().unwrap();
+    catalog.close(&Silent).unwrap();
 }
 
 /// Tells how long it took and the most memory that was resident meanwhile.

@@ -63,7 +63,7 @@ impl Logical {
             ..backup_options(&world.source, vec!["volume".into()])
         };
         let outcome = backup::run(&repo, &catalog, &options, &Silent, &STOP)?;
-        catalog.close()?;
+        catalog.close(&Silent)?;
         Ok(outcome.volumes[0].bytes_resumed)
     }
 

@@ -6,7 +6,7 @@ mod support;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use support::make::{overwrite, tree};
+use support::make::{bytes, overwrite, tree};
 use support::tree::{assert_same, assert_tree, read};
 use support::{Varv, args};
 
@@ -59,10 +59,10 @@ fn a_restore_names_what_is_damaged() {
     for kind in KINDS {
         let varv = Varv::new();
         let source = varv.dir("source");
-        fs::write(source.join("early"), support::make::bytes(1, 200_000)).unwrap();
+        fs::write(source.join("early"), bytes(1, 200_000)).unwrap();
         varv.backup(args![&source]);
         let early = packs(&varv);
-        fs::write(source.join("late"), support::make::bytes(2, 200_000)).unwrap();
+        fs::write(source.join("late"), bytes(2, 200_000)).unwrap();
         varv.backup(args![&source]);
         let data = early.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
         damage(data, kind);
@@ -127,6 +127,38 @@ fn a_spoilt_index_is_made_anew() {
     }
 }
 
+/// Whatever page is hit, and whoever meets it first: it is made anew, and what was asked for is done.
+#[test]
+fn an_index_that_turns_out_to_be_damaged_is_made_anew() {
+    let varv = Varv::without_repository();
+    let source = varv.dir("source");
+    for night in 0..3 {
+        fs::write(source.join("changes"), bytes(night, 1 << 20)).unwrap();
+        varv.backup(args!["--init", "--encryption", "none", "--chunker", "fixed:4K", &source]);
+    }
+    let index = varv.repository.join("index/index.sqlite");
+    let whole = fs::read(&index).unwrap();
+    let target = varv.path("target");
+    let commands = [
+        args!["backup", "--force-read", &source],
+        args!["restore", &source, &target],
+        args!["dump", source.join("changes")],
+        args!["stats"],
+        args!["prune", "--max-unused", "0"],
+    ];
+    let (pages, mut told) = (whole.len() / 4096, 0);
+    for page in 1..pages {
+        for command in commands {
+            let _ = fs::remove_dir_all(&target);
+            fs::write(&index, &whole).unwrap();
+            overwrite(&index, page as u64 * 4096, &[0xa5; 4096]);
+            told += usize::from(varv.ok(command).stderr.contains("the index was made anew: the index"));
+            assert!(!target.exists() || read(&target) == read(&source), "page {page}");
+        }
+    }
+    assert!(told > pages, "told {told} times of {pages} pages");
+}
+
 #[test]
 fn foreign_files_in_the_repository_are_left_alone() {
     let varv = Varv::new();
@@ -159,10 +191,10 @@ fn what_a_check_found_the_next_backup_heals() {
         for number in 0..2 {
             let varv = Varv::new();
             let source = varv.dir("source");
-            fs::write(source.join("early"), support::make::bytes(1, 300_000)).unwrap();
+            fs::write(source.join("early"), bytes(1, 300_000)).unwrap();
             varv.backup(args![&source]);
             let early = packs(&varv);
-            fs::write(source.join("late"), support::make::bytes(2, 300_000)).unwrap();
+            fs::write(source.join("late"), bytes(2, 300_000)).unwrap();
             varv.backup(args![&source]);
             let first = varv.snapshots()[0]["id"].as_str().unwrap().to_string();
             let is_data = fs::metadata(&early[number]).is_ok_and(|found| found.len() > 100_000);
@@ -237,7 +269,7 @@ fn the_ledger_says_what_is_due() {
     let varv = Varv::new();
     let source = varv.dir("source");
     for night in 0..4 {
-        fs::write(source.join(night.to_string()), support::make::bytes(night, 200_000)).unwrap();
+        fs::write(source.join(night.to_string()), bytes(night, 200_000)).unwrap();
         varv.backup(args![&source]);
     }
     let due = |words: &[std::ffi::OsString]| {

@@ -94,7 +94,7 @@ impl World {
         let name = self.volume().into_os_string().into_vec();
         let entry = find_root(&catalog, snapshot.tree.root().unwrap(), &name).unwrap().unwrap();
         let map = entry.map().unwrap().clone();
-        catalog.close().unwrap();
+        catalog.close(&recorder).unwrap();
         (outcome, map, recorder.events())
     }
 

@@ -143,7 +143,7 @@ impl Backup {
         let options = self.options(sources, global)?;
         let outcome = backup::run(&repo, &catalog, &options, &observer, &STOP)?;
         observer.finish();
-        catalog.close()?;
+        catalog.close(&observer)?;
         tell_unused(&outcome, global);
         match global.json {
             true => output::json(&Report::of(&outcome)),

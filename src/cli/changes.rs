@@ -73,7 +73,7 @@ impl Changes {
                 Ok(())
             })?;
         }
-        catalog.close()?;
+        catalog.close(&observer)?;
         Ok(differences.end().exit())
     }
 }

@@ -84,7 +84,7 @@ impl Compare {
             Ok(())
         })?;
         observer.finish();
-        catalog.close()?;
+        catalog.close(&observer)?;
         let summary = differences.end_with(&compared);
         if !global.quiet && !global.json && method != Method::Metadata {
             let text = format!("{} in {} files read", format_size(compared.bytes), compared.files);

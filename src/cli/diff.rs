@@ -62,7 +62,7 @@ impl Diff {
             differences.row(path, &change);
             Ok(())
         })?;
-        catalog.close()?;
+        catalog.close(&observer)?;
         Ok(differences.end().exit())
     }
 }

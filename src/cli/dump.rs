@@ -45,6 +45,7 @@ impl Dump {
         let entry = resolved.entry.ok_or(Error::Internal("a path without an entry"))?;
         let path = Path::new(&self.path);
         restore::dump(&repo, &catalog, &entry, path, &mut io::stdout().lock(), &observer, &STOP)?;
+        catalog.close(&observer)?;
         Ok(Exit::Done)
     }
 }

@@ -63,7 +63,7 @@ impl Find {
             true => json(&catalog, &searched, &pattern)?,
             false => text(&catalog, &searched, &pattern)?,
         }
-        catalog.close()?;
+        catalog.close(&observer)?;
         if self.choice.snapshot.is_some() {
             return Ok(Exit::Done);
         }

@@ -79,7 +79,7 @@ impl History {
         if let Some(rows) = rows {
             rows.end("]}");
         }
-        catalog.close()?;
+        catalog.close(&observer)?;
         problems.iter().for_each(|problem| output::notice(problem));
         Ok(if problems.is_empty() { Exit::Done } else { Exit::Damage })
     }

@@ -47,7 +47,7 @@ fn rebuild(global: &Global) -> Outcome {
     let catalog = repo.rebuild_index(&observer, &STOP)?;
     let counts = catalog.index()?.counts()?;
     let all = repo.list_packs()?.len() as u64;
-    catalog.close()?;
+    catalog.close(&observer)?;
     observer.finish();
     let rebuilt = Rebuilt {
         packs: counts.packs,

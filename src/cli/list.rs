@@ -53,7 +53,7 @@ impl List {
             true => self.json(&catalog, &resolved)?,
             false => self.text(&catalog, &resolved)?,
         }
-        catalog.close()?;
+        catalog.close(&observer)?;
         Ok(Exit::Done)
     }
 

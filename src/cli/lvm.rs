@@ -143,7 +143,7 @@ impl LvmBackup {
         options.checkpoint_every = Some(self.checkpoint_every).filter(|every| *every > 0);
         let night = nightly::run(&repo, &catalog, &options, &nightly, &observer, &STOP)?;
         observer.finish();
-        catalog.close()?;
+        catalog.close(&observer)?;
         tell_unused(&night.outcome, global);
         report(&night, global);
         *stats = Some(night.outcome.stats.clone());

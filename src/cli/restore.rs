@@ -128,6 +128,7 @@ impl Restore {
         let options = self.options(resolved.path);
         let restored = restore::run(&repo, &catalog, &entry, &self.target, &options, &observer, &STOP)?;
         observer.finish();
+        catalog.close(&observer)?;
         report(&restored, &resolved.listed.id.to_string(), self.dry_run, global);
         Ok(match restored.errors {
             0 => Exit::Done,

@@ -57,7 +57,7 @@ impl Stats {
         let catalog = repo.catalog(&observer, &STOP)?;
         let (totals, alone) = stats::run(&repo, &catalog, &found.listed, &chosen, &observer, &STOP)?;
         observer.finish();
-        catalog.close()?;
+        catalog.close(&observer)?;
         let rows: Vec<Row> =
             chosen.iter().zip(&alone).map(|(listed, alone)| Row::new(listed, alone)).collect();
         match global.json {

@@ -54,7 +54,7 @@ impl Verify {
         let what = (&resolved.listed, resolved.path.as_slice(), resolved.entry.as_ref());
         let verified = verify(&repo, &catalog, what, &observer, &STOP)?;
         observer.finish();
-        catalog.close()?;
+        catalog.close(&observer)?;
         let snapshot = SideRow::new(&resolved.listed);
         match global.json {
             true => output::json(&Report { snapshot, verified: &verified }),

@@ -14,6 +14,7 @@ use crate::format::map;
 use crate::format::pack::{Kind, Slot};
 use crate::format::tree;
 use crate::id::{ChunkId, PackId, SnapshotId};
+use crate::observe::{Event, Observer};
 
 use super::bounded::Bounded;
 use super::index::{Index, Location, NewPack, PackRecord};
@@ -91,6 +92,7 @@ impl Catalog {
                 len: record.len,
                 trailer_check: record.check,
                 ids,
+                before: None,
             })
             .collect();
         let mut index = self.index()?;
@@ -120,10 +122,14 @@ impl Catalog {
         self.reader.store()
     }
 
-    /// Leaves the index as one file.
-    pub fn close(self) -> Result<()> {
+    /// Leaves the index as one file, and tells if it had to be made anew.
+    pub fn close(self, observer: &dyn Observer) -> Result<()> {
         let index = self.index.into_inner();
-        index.map_err(|_| Error::Internal("a thread ended while it used the index"))?.close()
+        let index = index.map_err(|_| Error::Internal("a thread ended while it used the index"))?;
+        if let Some(why) = index.renewed() {
+            observer.event(Event::Notice(format!("the index was made anew: {why}")));
+        }
+        index.close()
     }
 
     /// An opened pack, by its number in the index.

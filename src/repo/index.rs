@@ -8,6 +8,7 @@
 //! compares [`Index::packs`] with the store's list.
 
 mod merge;
+mod renew;
 mod run;
 mod state;
 mod tables;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use super::schema::{Access, is_corrupt, is_unwritable};
 pub use merge::Merge;
+pub use renew::Renewal;
 
 use super::schema::{self, During};
 use crate::error::{IoContext, Result};
@@ -81,6 +83,8 @@ pub struct NewPack<'a> {
     pub trailer_check: [u8; 16],
     /// Its chunks in the order of their slots.
     pub ids: &'a [ChunkId],
+    /// Its number and first ordinal, if it had some in an index that this one replaces.
+    pub before: Option<(u32, u64)>,
 }
 
 /// Where a chunk is.
@@ -122,6 +126,10 @@ pub struct Index {
     access: Access,
     state: State,
     last_resort: bool,
+    /// Whether it is looked at as a whole before something counts as missing.
+    doubts: bool,
+    renewal: Option<Renewal>,
+    renewed: Option<String>,
 }
 
 impl Index {
@@ -141,8 +149,7 @@ impl Index {
         if let Some(why) = schema::foreign(&db)? {
             return Ok(Opened::Stale(why));
         }
-        let (path, state) = (path.to_path_buf(), State::new(*key));
-        let mut index = Self { db, path, access, state, last_resort: false };
+        let mut index = Self::over(db, path, access, key);
         index.refresh()?;
         if index.state.meta.repository != *repository {
             return Ok(Opened::Stale("it belongs to another repository".into()));
@@ -164,10 +171,14 @@ impl Index {
     fn fill(db: Connection, path: &Path, key: &Key, repository: &RepositoryId) -> Result<Self> {
         let meta = Meta { repository: *repository, next_pack: 1, next_ordinal: 0, next_run: 1, removals: 0 };
         meta.insert(&db, key).during("be created")?;
-        let (path, state) = (path.to_path_buf(), State::new(*key));
-        let mut index = Self { db, path, access: Access::ReadWrite, state, last_resort: false };
+        let mut index = Self::over(db, path, Access::ReadWrite, key);
         index.refresh()?;
         Ok(index)
+    }
+
+    fn over(db: Connection, path: &Path, access: Access, key: &Key) -> Self {
+        let (path, state) = (path.to_path_buf(), State::new(*key));
+        Self { db, path, access, state, last_resort: false, doubts: false, renewal: None, renewed: None }
     }
 
     /// The packs, by number. What other processes did since the last call of anything that asks the
@@ -187,6 +198,16 @@ impl Index {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
+    /// Its file; an empty path if it is in memory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How it was opened.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
     /// Follows what other processes did.
     pub fn refresh(&mut self) -> Result<()> {
         let tx = read(&self.db)?;
@@ -197,12 +218,16 @@ impl Index {
     /// Keeps the filters in memory from now on, as many as fit [`FILTERS_MAX`], the smallest first.
     pub fn load_filters(&mut self) -> Result<()> {
         self.state.filters_max = FILTERS_MAX;
-        self.refresh()
+        self.sound(Self::refresh)
     }
 
     /// Adds packs and their chunks, in one transaction and one run; those that are there already are
     /// skipped. The chunks are sorted in memory, 32 bytes for each.
     pub fn add_packs(&mut self, packs: &[NewPack]) -> Result<()> {
+        self.sound(|index| index.insert(packs))
+    }
+
+    fn insert(&mut self, packs: &[NewPack]) -> Result<()> {
         let tx = write(&self.db)?;
         self.state.follow(&tx)?;
         let added = self.state.add(&tx, packs)?;
@@ -218,6 +243,10 @@ impl Index {
         if packs.is_empty() {
             return Ok(());
         }
+        self.sound(|index| index.delete(packs))
+    }
+
+    fn delete(&mut self, packs: &[PackId]) -> Result<()> {
         let tx = write(&self.db)?;
         self.state.follow(&tx)?;
         let meta = Meta { removals: self.state.meta.removals + 1, ..self.state.meta };
@@ -237,29 +266,33 @@ impl Index {
     /// Remembers that these snapshots may need chunks that are gone, since packs vanished when they
     /// were there already.
     pub fn add_suspects(&mut self, snapshots: &[SnapshotId]) -> Result<()> {
-        let tx = write(&self.db)?;
-        insert_suspects(&tx, snapshots).and_then(|()| tx.commit()).during("remember what may be damaged")
+        self.sound(|Self { db, .. }| {
+            let tx = write(db)?;
+            insert_suspects(&tx, snapshots).and_then(|()| tx.commit()).during("remember what may be damaged")
+        })
     }
 
     /// Forgets all suspects: somebody has looked, and all is there.
     pub fn clear_suspects(&mut self) -> Result<()> {
-        let tx = write(&self.db)?;
-        tx.execute("DELETE FROM suspects", []).and_then(|_| tx.commit()).during("forget what was damaged")
+        self.sound(|Self { db, .. }| {
+            let tx = write(db)?;
+            tx.execute("DELETE FROM suspects", []).and_then(|_| tx.commit()).during("forget what was damaged")
+        })
     }
 
     /// Whether anything may be gone that snapshots need.
-    pub fn has_suspects(&self) -> Result<bool> {
+    pub fn has_suspects(&mut self) -> Result<bool> {
         match self.state.bad.suspects.is_empty() {
             false => Ok(true),
-            true => has_suspects(&self.db).during("be read"),
+            true => self.sound(|index| has_suspects(&index.db).during("be read")),
         }
     }
 
     /// Whether a snapshot may need chunks that are gone.
-    pub fn is_suspect(&self, snapshot: &SnapshotId) -> Result<bool> {
+    pub fn is_suspect(&mut self, snapshot: &SnapshotId) -> Result<bool> {
         match self.state.bad.suspects.contains(snapshot) {
             true => Ok(true),
-            false => has_suspect(&self.db, snapshot).during("be read"),
+            false => self.sound(|index| has_suspect(&index.db, snapshot).during("be read")),
         }
     }
 
@@ -279,6 +312,12 @@ impl Index {
         self.last_resort = on;
     }
 
+    /// Whether a chunk that is nowhere is damage. Then all of the index is checked before the first is
+    /// said to be: a damaged page may lead past what is there.
+    pub fn set_doubts(&mut self, on: bool) {
+        self.doubts = on;
+    }
+
     /// One more place that is bad; whether that was not known.
     pub fn add_bad(&mut self, pack: &PackId, slots: &Slots) -> bool {
         self.state.bad.add(pack, slots)
@@ -287,6 +326,15 @@ impl Index {
     /// Where each of these chunks is; any one place of several that is not known to be bad. Fastest
     /// in large batches.
     pub fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let found = self.sound(|index| index.look_up(ids))?;
+        if !self.doubts || found.iter().all(Option::is_some) {
+            return Ok(found);
+        }
+        self.doubts = false;
+        self.sound(|index| index.verify().and_then(|()| index.look_up(ids)))
+    }
+
+    fn look_up(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let tx = read(&self.db)?;
         self.state.follow(&tx)?;
         let mut found = self.state.locate(&tx, ids)?;
@@ -300,9 +348,11 @@ impl Index {
 
     /// All places where a chunk is, bad ones too.
     pub fn copies(&mut self, id: &ChunkId) -> Result<Vec<Location>> {
-        let tx = read(&self.db)?;
-        self.state.follow(&tx)?;
-        self.state.copies(&tx, id)
+        self.sound(|Self { db, state, .. }| {
+            let tx = read(db)?;
+            state.follow(&tx)?;
+            state.copies(&tx, id)
+        })
     }
 
     /// False if the chunk is surely unknown; by the filters alone, so without them always true

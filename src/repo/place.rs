@@ -12,6 +12,7 @@ use super::index::{self, Index, Opened, is_unwritable};
 use super::lock::LockMode;
 use super::{Intent, Repo, cache_folder, cannot_write, layout};
 use crate::error::{Error, IoContext, Result};
+use crate::id::{Key, RepositoryId};
 use crate::observe::{Event, Observer, Stop};
 
 /// A way to an index.
@@ -211,9 +212,18 @@ fn make_private_folder(folder: &Path) -> Result<()> {
 /// Waits until no other process opens or makes the index; lasts until it is dropped.
 fn take_turn(folder: &Path) -> Result<File> {
     let path = folder.join(layout::INDEX_TURN);
-    let file = File::options().create(true).append(true).mode(0o600).open(&path).at("open", &path)?;
+    // Only to write, a pipe would be waited for.
+    let mut options = File::options();
+    let file = options.create(true).read(true).append(true).mode(0o600).open(&path).at("open", &path)?;
     flock(&file, FlockOperation::LockExclusive).at("lock", &path)?;
     Ok(file)
+}
+
+/// An empty index in place of the one at `path`; nobody else opens it as long as the second value is
+/// held.
+pub(super) fn remake(path: &Path, key: &Key, id: &RepositoryId) -> Result<(Index, File)> {
+    let turn = take_turn(path.parent().ok_or(Error::Internal("an index without a folder"))?)?;
+    Ok((Index::create(path, key, id)?, turn))
 }
 
 fn remove_index(path: &Path) -> Result<()> {

@@ -7,12 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::bases;
 use super::catalog::{BASES_ADDING_MAX, BASES_READING_MAX, Catalog};
-use super::index::{BATCH_CHUNKS, Index, NewPack, Opened, is_corrupt};
+use super::index::{Access, BATCH_CHUNKS, Index, NewPack, Opened, Renewal, is_corrupt};
 use super::reader::{OpenPack, PackReader};
-use super::{Intent, Repo, layout};
+use super::snapshots::snapshot_ids;
+use super::{Intent, Repo, cannot_write, layout, place};
 use crate::error::{Error, Result};
 use crate::format::pack::Class;
-use crate::id::{ChunkId, PackId};
+use crate::id::{ChunkId, Key, PackId, RepositoryId};
 use crate::observe::{Event, Observer, Stop};
 use crate::text::format_size;
 
@@ -24,13 +25,7 @@ impl Repo {
     /// As [`Repo::catalog`], with an index in memory that is made from the packs and is gone
     /// afterwards: for a full disk. Refused for more than [`MEMORY_PACKS_MAX`] bytes of packs.
     pub fn catalog_in_memory(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
-        let bytes: u64 = self.list_packs()?.values().sum();
-        if bytes > MEMORY_PACKS_MAX {
-            return Err(Error::Refused(format!(
-                "the index cannot be written, and one of {} of packs does not fit into memory: make some room, or name a folder on another disk with --cache-dir",
-                format_size(bytes)
-            )));
-        }
+        check_fits_memory(self.list_packs()?.values().sum())?;
         let index = Index::in_memory(&self.keys().index(), &self.id())?;
         self.update(index, observer, stop)
     }
@@ -41,12 +36,35 @@ impl Repo {
         index.set_bad(self.known_bad(observer)?);
         // Who only reads has nothing to lose by trying.
         index.set_last_resort(self.intent == Intent::Read);
+        // What is new to a backup is nowhere.
+        index.set_doubts(self.intent != Intent::Add);
+        index.renew_by(self.renewal(&reader));
         Update { repo: self, reader: &reader, observer, stop }.run(&mut index)?;
         let bases_max = match self.intent {
             Intent::Read => BASES_READING_MAX,
             Intent::Add | Intent::Change => BASES_ADDING_MAX,
         };
         Catalog::new(reader, index, bases_max)
+    }
+
+    /// What makes an index anew while it is used.
+    fn renewal(&self, reader: &PackReader) -> Renewal {
+        let (reader, key, id) = (reader.clone(), self.keys().index(), self.id());
+        let only_reads = self.intent == Intent::Read;
+        Box::new(move |damaged| {
+            // Others wait until it knows all packs again, or these would get other numbers.
+            let (mut index, _turn) = match damaged.access() {
+                Access::ReadWrite => match place::remake(damaged.path(), &key, &id) {
+                    Err(e) if only_reads && cannot_write(&e) => (in_memory(damaged, &key, &id)?, None),
+                    made => made.map(|(index, turn)| (index, Some(turn)))?,
+                },
+                Access::ReadOnly => (in_memory(damaged, &key, &id)?, None),
+            };
+            let snapshots = snapshot_ids(reader.store())?;
+            index.add_suspects(&snapshots)?;
+            take_over(&mut index, damaged, &reader)?;
+            Ok(index)
+        })
     }
 
     /// The index as it is, before anything brings it up to date.
@@ -72,6 +90,17 @@ impl Repo {
         })?;
         Ok(packs)
     }
+}
+
+/// Refuses more than [`MEMORY_PACKS_MAX`] bytes of packs.
+fn check_fits_memory(bytes: u64) -> Result<()> {
+    if bytes <= MEMORY_PACKS_MAX {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the index cannot be written, and one of {} of packs does not fit into memory: make some room, or name a folder on another disk with --cache-dir",
+        format_size(bytes)
+    )))
 }
 
 /// What [`Repo::inspect_index`] found.
@@ -167,7 +196,7 @@ impl Update<'_> {
         }
         self.observer
             .event(Event::Phase { name: "reading tables of packs", bytes: Some(packs.values().sum()) });
-        let mut batch: Vec<(OpenPack, u64)> = Vec::new();
+        let mut batch = Vec::new();
         let (mut chunks, mut broken) = (0, false);
         for (id, len) in packs {
             self.stop.check()?;
@@ -180,7 +209,7 @@ impl Update<'_> {
                         broken = true;
                     }
                     chunks += pack.trailer.slots.len();
-                    batch.push((pack, len));
+                    batch.push((pack, len, None));
                 }
                 Err(e) if e.is_damage() && index.bad().contains(&id, 0) => drop(e),
                 Err(e) if e.is_damage() => {
@@ -201,18 +230,52 @@ impl Update<'_> {
     }
 }
 
-fn add(index: &mut Index, batch: &[(OpenPack, u64)]) -> Result<()> {
+/// An empty index in memory in place of a damaged one, if there is room for what that knew.
+fn in_memory(damaged: &Index, key: &Key, id: &RepositoryId) -> Result<Index> {
+    check_fits_memory(damaged.packs().iter().map(|pack| pack.len).sum())?;
+    Index::in_memory(key, id)
+}
+
+/// Packs that cannot be read are not known any more.
+fn take_over(index: &mut Index, damaged: &Index, reader: &PackReader) -> Result<()> {
+    let mut batch = Vec::new();
+    let mut chunks = 0;
+    for record in damaged.packs() {
+        match reader.open(&record.id, record.len) {
+            Ok(pack) if pack.check == record.trailer_check => {
+                chunks += pack.trailer.slots.len();
+                batch.push((pack, record.len, Some((record.number, record.first_ordinal))));
+            }
+            Ok(_) => {}
+            Err(e) if e.is_damage() => {}
+            Err(e) => return Err(e),
+        }
+        if chunks >= BATCH_CHUNKS {
+            add(index, &batch)?;
+            batch.clear();
+            chunks = 0;
+        }
+    }
+    add(index, &batch)?;
+    index.continue_from(damaged)
+}
+
+/// A pack, its length, and the number and first ordinal that it is to have, if not the next ones.
+type Found = (OpenPack, u64, Option<(u32, u64)>);
+
+fn add(index: &mut Index, batch: &[Found]) -> Result<()> {
     let ids: Vec<Vec<ChunkId>> =
-        batch.iter().map(|(pack, _)| pack.trailer.slots.iter().map(|slot| slot.id).collect()).collect();
+        batch.iter().map(|(pack, ..)| pack.trailer.slots.iter().map(|slot| slot.id).collect()).collect();
     let packs: Vec<NewPack> = batch
         .iter()
         .zip(&ids)
-        .map(|((pack, len), ids)| NewPack {
+        .map(|((pack, len, before), ids)| NewPack {
             id: pack.id,
             class: pack.class,
             len: *len,
             trailer_check: pack.check,
             ids,
+            before: *before,
         })
         .collect();
     index.add_packs(&packs)

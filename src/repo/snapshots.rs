@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::object::ObjectKind;
 use crate::format::snapshot::Snapshot;
 use crate::id::SnapshotId;
+use crate::store::Store;
 
 use super::Repo;
 use super::layout;
@@ -59,12 +60,7 @@ impl Repo {
 
     /// The names of all snapshots, in no order.
     pub fn snapshot_ids(&self) -> Result<Vec<SnapshotId>> {
-        let mut ids = Vec::new();
-        self.store().list(layout::SNAPSHOTS, &mut |name, _| {
-            ids.extend(layout::snapshot_id(name));
-            Ok(())
-        })?;
-        Ok(ids)
+        snapshot_ids(&**self.store())
     }
 
     /// Reads all snapshots.
@@ -106,4 +102,14 @@ impl Snapshots {
             }
         }
     }
+}
+
+/// The names of all snapshots in a store, in no order.
+pub(super) fn snapshot_ids(store: &dyn Store) -> Result<Vec<SnapshotId>> {
+    let mut ids = Vec::new();
+    store.list(layout::SNAPSHOTS, &mut |name, _| {
+        ids.extend(layout::snapshot_id(name));
+        Ok(())
+    })?;
+    Ok(ids)
 }

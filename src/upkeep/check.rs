@@ -139,7 +139,7 @@ pub fn examine(
     foreign::note(repo, &mut findings);
     let (bad, lost) = (catalog.index()?.bad().clone(), std::mem::take(&mut findings.lost));
     let report = report(&catalog, &snapshots, packs, options, findings)?;
-    catalog.close()?;
+    catalog.close(observer)?;
     let snapshots = snapshots.damaged.iter().map(|(id, _)| *id).collect();
     Ok(Examined { report, bad, lost, snapshots })
 }
@@ -262,14 +262,15 @@ fn check_index(
     }
     if let Some(error) = state.damaged {
         // The packs are the truth: what it says must not spoil the rest of the check.
-        let made = match repo.rebuild_index(&Muted(observer), stop).and_then(Catalog::close) {
-            Ok(()) => "it was made anew, as varv index rebuild does",
-            Err(e) if e.is_out_of_space() || repo.is_full() => {
-                repo.remove_index()?;
-                "it was removed, and the next command for which there is room makes it anew"
-            }
-            Err(e) => return Err(e),
-        };
+        let made =
+            match repo.rebuild_index(&Muted(observer), stop).and_then(|catalog| catalog.close(observer)) {
+                Ok(()) => "it was made anew, as varv index rebuild does",
+                Err(e) if e.is_out_of_space() || repo.is_full() => {
+                    repo.remove_index()?;
+                    "it was removed, and the next command for which there is room makes it anew"
+                }
+                Err(e) => return Err(e),
+            };
         let object = format!("{}/{}", layout::INDEX, layout::INDEX_FILE);
         findings.add(&object, format!("{}; {made}", findings::reason(&error)));
     }

@@ -89,7 +89,7 @@ pub fn plan(repo: &Repo, options: &PruneOptions, observer: &dyn Observer, stop: 
     let needs = Needs::of(&catalog, &readable(repo)?, observer, stop)?;
     let plan = plan_of(repo, &needs, &catalog, options, observer, stop)?;
     // An index that cannot be written is of no concern before something is removed.
-    let _ = catalog.close();
+    let _ = catalog.close(observer);
     Ok(Planned { plan, needs })
 }
 
@@ -175,7 +175,7 @@ impl Run<'_> {
         let is_complete = remover.has_index || plan.repack.is_empty();
         if remover.has_index {
             catalog.tidy()?;
-            catalog.close()?;
+            catalog.close(observer)?;
         }
         Ok(Pass { plan, done, is_complete })
     }

@@ -80,7 +80,7 @@ fn execute(repo: &Repo, plan: &Plan, observer: &dyn Observer, stop: &Stop) -> Re
     let mut bad = plan.bad.clone();
     removed.iter().for_each(|id| drop(bad.packs.remove(id)));
     repo.set_bad(&bad)?;
-    catalog.close()?;
+    catalog.close(observer)?;
     Ok(written)
 }
 

@@ -208,7 +208,7 @@ pub fn execute(
     }
     if remover.has_index {
         catalog.tidy()?;
-        catalog.close()?;
+        catalog.close(observer)?;
     }
     Ok(Retiered {
         packs: rewritten.packs_before,

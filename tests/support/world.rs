@@ -96,7 +96,7 @@ impl World {
         self.states.insert(tag.clone(), read(&self.source));
         let (repo, catalog) = self.opened(Intent::Add)?;
         backup::run(&repo, &catalog, &backup_options(&self.source, vec![tag]), &Silent, &STOP)?;
-        catalog.close()
+        catalog.close(&Silent)
     }
 
     /// The tags of all snapshots.

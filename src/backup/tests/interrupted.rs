@@ -80,7 +80,7 @@ impl World {
         }
         let interrupter = Interrupter::after(after);
         let outcome = run(&repo, &catalog, &options, &interrupter, &interrupter.stop);
-        catalog.close().unwrap();
+        catalog.close(&Silent).unwrap();
         (outcome, repo.checkpoints().unwrap().pop())
     }
 

@@ -76,7 +76,7 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let places: Vec<Place> = chosen.iter().map(|listed| Place { listed, entry: None }).collect();
     let report = against::run(&repo, &catalog, &places, &options, &observer, &STOP)?;
     observer.finish();
-    catalog.close()?;
+    catalog.close(&observer)?;
     let mut out = Out::default();
     match format {
         Format::Json => json(&report, &mut out)?,

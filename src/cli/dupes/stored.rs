@@ -137,7 +137,7 @@ pub fn run(arguments: Dupes, global: &Global) -> Outcome {
     let places = places(&catalog, &chosen, &dirs)?;
     let report = stored::run(&catalog, &places, &options, &observer, &STOP)?;
     observer.finish();
-    catalog.close()?;
+    catalog.close(&observer)?;
     let mut out = Out::default();
     write(&report, &told(&options), format, global.quiet, &mut out)?;
     out.flush();

@@ -68,7 +68,9 @@ impl World {
             store.remove(&layout::pack(&pack.record.id)).unwrap();
             store.put(&layout::pack(name), &bytes).unwrap();
             let (class, trailer_check) = (Class::Data, pack.record.check);
-            index.add_packs(&[NewPack { id: *name, class, len, trailer_check, ids: &pack.ids }]).unwrap();
+            index
+                .add_packs(&[NewPack { id: *name, class, len, trailer_check, ids: &pack.ids, before: None }])
+                .unwrap();
         }
         let reader = PackReader::new(store.clone(), keys, REPOSITORY);
         let catalog = Catalog::new(reader, index, 32 << 20).unwrap();

@@ -68,6 +68,10 @@ impl Index {
     /// Merges runs as long as some are due. `free_bytes` is what the file system has left. Others can
     /// look up meanwhile; those that add wait for the merge at hand.
     pub fn merge_if_due(&mut self, free_bytes: u64) -> Result<Merge> {
+        self.sound(|index| index.merge_all(free_bytes))
+    }
+
+    fn merge_all(&mut self, free_bytes: u64) -> Result<Merge> {
         let mut written = 0;
         loop {
             let step = self.merge_once(free_bytes)?;

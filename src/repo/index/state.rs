@@ -91,8 +91,11 @@ impl State {
             true => self.meta.next_pack,
             false => 0,
         };
+        let mut packs = Vec::new();
+        read_packs(db, &self.key, kept, &mut packs)?;
+        // What cannot be read any more is made anew of the packs that were known.
         self.packs.truncate(self.packs.partition_point(|pack| pack.number < kept));
-        read_packs(db, &self.key, kept, &mut self.packs)?;
+        self.packs.append(&mut packs);
         check_order(&self.packs, &meta)?;
         let mut filters: HashMap<u64, Option<Filter>> =
             self.runs.drain(..).map(|run| (run.entry.number, run.filter)).collect();
@@ -124,6 +127,9 @@ impl State {
         let mut added = Added { meta: self.meta, packs: Vec::new(), run: None };
         let mut rows = Vec::new();
         for pack in packs {
+            if let Some((number, ordinal)) = pack.before {
+                (added.meta.next_pack, added.meta.next_ordinal) = (number, ordinal);
+            }
             let record = added.meta.record(pack)?;
             if insert_pack(db, &self.key, &record, added.meta.next_run).during("add packs")? {
                 added.meta.next_pack += 1;

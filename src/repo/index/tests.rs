@@ -25,7 +25,7 @@ fn pack_id(number: u64) -> PackId {
 
 fn new_pack(number: u64, ids: &[ChunkId]) -> NewPack<'_> {
     let trailer_check = [number as u8; 16];
-    NewPack { id: pack_id(number), class: Class::Data, len: 1000 + number, trailer_check, ids }
+    NewPack { id: pack_id(number), class: Class::Data, len: 1000 + number, trailer_check, ids, before: None }
 }
 
 fn open(path: &Path) -> Index {
@@ -376,4 +376,55 @@ proptest! {
         index.close().unwrap();
         prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
+}
+
+/// What makes the index at `path` anew, with all its packs but the second.
+fn renewal(path: &Path) -> Renewal {
+    let path = path.to_path_buf();
+    Box::new(move |damaged| {
+        let mut index = Index::create(&path, &KEY, &REPOSITORY)?;
+        let packs = damaged.packs().to_vec();
+        for pack in packs.iter().filter(|pack| pack.number != 2) {
+            let ids = chunks(pack.first_ordinal..pack.end_ordinal());
+            let before = Some((pack.number, pack.first_ordinal));
+            index.add_packs(&[NewPack { before, ..new_pack(u64::from(pack.number) - 1, &ids) }])?;
+        }
+        index.continue_from(damaged)?;
+        Ok(index)
+    })
+}
+
+#[test]
+fn what_was_known_has_the_same_numbers_once_it_is_made_anew() {
+    let folder = TempDir::new().unwrap();
+    let (path, mut index) = filled(&folder, 4, 500);
+    index.load_filters().unwrap();
+    index.remove_packs(&[pack_id(3)]).unwrap();
+    index.db.execute_batch("UPDATE run_3 SET rows = zeroblob(9)").unwrap();
+    assert!(is_corrupt(&index.locate(&chunks([1000])).unwrap_err()));
+    index.renew_by(renewal(&path));
+    let found = index.locate(&chunks([1, 501, 1000, 1501])).unwrap();
+    let at = |pack, slot| Some(Location { pack, slot });
+    assert_eq!(found, [at(1, 1), None, at(3, 0), None]);
+    assert!(index.renewed().unwrap().contains("a page is not what was written"));
+    // Numbers of packs that were dropped are used up too.
+    index.add_packs(&[new_pack(9, &chunks([9]))]).unwrap();
+    let record = index.packs().last().unwrap();
+    assert_eq!((record.number, record.first_ordinal), (5, 2000));
+    index.verify().unwrap();
+    index.db.execute_batch("UPDATE run_3 SET rows = zeroblob(9); DELETE FROM run_1").unwrap();
+    assert!(index.verify().is_err(), "once is enough");
+}
+
+/// A look-up may be led past what is there, without an error.
+#[test]
+fn what_is_nowhere_is_doubted_once() {
+    let folder = TempDir::new().unwrap();
+    let (path, mut index) = filled(&folder, 1, 500);
+    index.db.execute_batch("DELETE FROM run_1").unwrap();
+    index.renew_by(renewal(&path));
+    assert_eq!(index.locate(&chunks([7])).unwrap(), [None]);
+    index.set_doubts(true);
+    assert_eq!(index.locate(&chunks([7, 500])).unwrap(), [Some(Location { pack: 1, slot: 7 }), None]);
+    assert!(index.renewed().is_some());
 }

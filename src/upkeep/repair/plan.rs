@@ -133,7 +133,7 @@ impl Plan {
             pack.kept_because = wanted.reason_to_keep(pack, &lost, &catalog, &bases)?;
             pack.removed = pack.kept_because.is_none();
         }
-        catalog.close()
+        catalog.close(observer)
     }
 
     /// Packs that frames of sound packs are compressed against.

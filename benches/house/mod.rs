@@ -100,7 +100,7 @@ impl House {
             checkpoint_every: None,
         };
         let outcome = backup::run(&repo, &catalog, &options, &Silent, &STOP).unwrap();
-        catalog.close().unwrap();
+        catalog.close(&Silent).unwrap();
         outcome.stats
     }
 

@@ -25,8 +25,8 @@ pub struct Needs {
     bases: Marks,
     /// Of packs with bases, the numbers of other packs with frames that are made against these.
     dependants: BTreeMap<u32, BTreeSet<u32>>,
-    /// Frames that are made against what is gone.
-    baseless: Vec<Baseless>,
+    /// Frames that are made against what is gone, by their first ordinals.
+    baseless: BTreeMap<u64, Baseless>,
     /// Whether packs that nobody needs need what they are made against too.
     of_all_packs: bool,
     /// Whose needs these are.
@@ -36,9 +36,10 @@ pub struct Needs {
     ordinal_end: u64,
 }
 
-/// A frame that cannot be read, since a pack is gone that it is made against.
+/// A frame that cannot be read, since a pack is gone that it is made against, or that what it is made
+/// against is.
+#[derive(Clone, Copy)]
 struct Baseless {
-    first_ordinal: u64,
     chunks: u64,
     gone: PackId,
 }
@@ -172,7 +173,26 @@ impl Needs {
     }
 
     /// Marks what the delta frames of needed packs are made against, and what that is made against.
+    /// Frames that nobody can read need nothing; which these are is known once none has turned up.
     fn mark_bases(
+        &mut self,
+        catalog: &Catalog,
+        packs: &[PackRecord],
+        observer: &dyn Observer,
+        stop: &Stop,
+    ) -> Result<()> {
+        self.baseless.clear();
+        loop {
+            let before = self.baseless.len();
+            (self.bases, self.dependants) = Default::default();
+            self.mark_readable(catalog, packs, observer, stop)?;
+            if self.baseless.len() == before {
+                return self.refuse_baseless();
+            }
+        }
+    }
+
+    fn mark_readable(
         &mut self,
         catalog: &Catalog,
         packs: &[PackRecord],
@@ -188,7 +208,6 @@ impl Needs {
         let is_open = |pack: &&PackRecord| self.of_all_packs || self.is_needed(pack);
         let mut open: BTreeSet<u32> = packs.iter().filter(is_open).map(|pack| pack.number).collect();
         let mut done = HashSet::new();
-        self.baseless.clear();
         while let Some(number) = open.pop_last() {
             stop.check()?;
             let Some(pack) = by_number.get(&number).filter(|_| done.insert(number)) else { continue };
@@ -196,16 +215,22 @@ impl Needs {
             open.extend(self.mark_bases_of(pack, &trailer, &by_id)?);
             observer.event(Event::Advance { bytes: pack.len, files: 0 });
         }
-        self.refuse_baseless()
+        Ok(())
     }
 
-    /// What nobody can read and nobody needs may be as it is.
+    /// What nobody can read and no snapshot needs may be as it is.
     fn refuse_baseless(&self) -> Result<()> {
-        let is_needed = |frame: &&Baseless| self.count(frame.first_ordinal, frame.chunks) > 0;
-        match self.baseless.iter().find(is_needed) {
-            Some(frame) => Err(Error::missing(format!("pack {}", frame.gone))),
+        let is_live = |(first, frame): &(&u64, &Baseless)| self.live.count(**first, frame.chunks) > 0;
+        match self.baseless.iter().find(is_live) {
+            Some((_, frame)) => Err(Error::missing(format!("pack {}", frame.gone))),
             None => Ok(()),
         }
+    }
+
+    /// The frame with this ordinal, if nobody can read it.
+    fn baseless_at(&self, ordinal: u64) -> Option<Baseless> {
+        let (first, frame) = self.baseless.range(..=ordinal).next_back()?;
+        (ordinal - first < frame.chunks).then_some(*frame)
     }
 
     fn count(&self, first: u64, chunks: u64) -> u64 {
@@ -213,33 +238,56 @@ impl Needs {
     }
 
     /// The packs that a needed pack needs.
-    fn mark_bases_of<'t>(
+    fn mark_bases_of(
         &mut self,
         pack: &PackRecord,
-        trailer: &'t Trailer,
+        trailer: &Trailer,
         packs: &HashMap<PackId, &PackRecord>,
     ) -> Result<BTreeSet<u32>> {
         let mut needed = BTreeSet::new();
-        let bases = |frame: &'t Frame| frame.bases.iter().map(move |base| (frame, base));
-        for (frame, base) in trailer.frames.iter().flat_map(bases) {
-            let below = match base_pack(pack, trailer, base, packs)? {
-                Ok(below) => below,
+        for frame in &trailer.frames {
+            let bases = match self.bases_of(pack, trailer, frame, packs)? {
+                Ok(bases) => bases,
                 Err(gone) => {
                     let first_ordinal = pack.first_ordinal + u64::from(frame.slot);
-                    self.baseless.push(Baseless { first_ordinal, chunks: frame.chunks.into(), gone });
+                    self.baseless.insert(first_ordinal, Baseless { chunks: frame.chunks.into(), gone });
                     continue;
                 }
             };
-            if below.number != pack.number {
-                self.dependants.entry(below.number).or_default().insert(pack.number);
-                needed.insert(below.number);
-            }
-            let first = below.first_ordinal + u64::from(base.slot);
-            for ordinal in first..first + u64::from(base.count) {
-                self.bases.insert(ordinal);
+            for (below, base) in bases {
+                if below.number != pack.number {
+                    self.dependants.entry(below.number).or_default().insert(pack.number);
+                    needed.insert(below.number);
+                }
+                let first = below.first_ordinal + u64::from(base.slot);
+                for ordinal in first..first + u64::from(base.count) {
+                    self.bases.insert(ordinal);
+                }
             }
         }
         Ok(needed)
+    }
+
+    /// What a frame is made against, and the packs that this lies in; or the name of one that is gone.
+    fn bases_of<'p, 't>(
+        &self,
+        pack: &'p PackRecord,
+        trailer: &Trailer,
+        frame: &'t Frame,
+        packs: &HashMap<PackId, &'p PackRecord>,
+    ) -> Result<Result<Vec<(&'p PackRecord, &'t Base)>, PackId>> {
+        let mut found = Vec::with_capacity(frame.bases.len());
+        for base in &frame.bases {
+            let below = match base_pack(pack, trailer, base, packs)? {
+                Ok(below) => below,
+                Err(gone) => return Ok(Err(gone)),
+            };
+            if let Some(frame) = self.baseless_at(below.first_ordinal + u64::from(base.slot)) {
+                return Ok(Err(frame.gone));
+            }
+            found.push((below, base));
+        }
+        Ok(Ok(found))
     }
 
     /// Whether anything in a pack is needed.
@@ -442,12 +490,28 @@ mod tests {
         needs.live.insert(302);
         needs.mark_bases_of(&pack, &trailer(&[2], &[(2, 1, 4, 1)]), &alone).unwrap();
         assert!(needs.refuse_baseless().is_ok(), "frame 2 is damaged, but frame 1 is needed");
-        needs.bases.insert(304);
+        needs.live.insert(304);
         assert!(matches!(needs.refuse_baseless(), Err(Error::Missing { .. })));
         for (slot, count) in [(9, 2), (u32::MAX, 1), (0, u32::MAX)] {
             let wrong = needs.mark_bases_of(&pack, &trailer(&[], &[(2, 0, slot, count)]), &alone);
             assert!(matches!(wrong, Err(Error::Damaged { .. })), "{slot} {count}");
         }
+    }
+
+    /// Frame 2 cannot be read, nor can frame 3, which is made against it.
+    #[test]
+    fn frames_that_nobody_can_read_need_nothing() {
+        let pack = record(3);
+        let alone = HashMap::from([(pack.id, &pack)]);
+        let trailer = trailer(&[2], &[(2, 1, 4, 1), (3, 0, 4, 1), (3, 0, 0, 1), (4, 0, 2, 1)]);
+        let mut needs = Needs::default();
+        needs.live.insert(302);
+        needs.mark_bases_of(&pack, &trailer, &alone).unwrap();
+        assert_eq!(marked(&needs), [302], "not those of frame 3");
+        assert_eq!(needs.baseless.keys().copied().collect::<Vec<_>>(), [304, 306]);
+        assert!(needs.refuse_baseless().is_ok());
+        needs.live.insert(307);
+        assert!(matches!(needs.refuse_baseless(), Err(Error::Missing { .. })));
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl<'s> Contents<'s> {
         Ok(())
     }
 
-    /// The distinct contents of a length; lengths are asked for in ascending order.
+    /// The distinct contents of a length, in the order of their first chunks; lengths are asked for in
+    /// ascending order.
     pub fn of_len(&mut self, len: u64) -> Result<Vec<Content>> {
         let mut out = Vec::new();
         let mut before = None;
@@ -61,6 +62,8 @@ impl<'s> Contents<'s> {
             }
             self.advance()?;
         }
+        // There may be millions, and each file looks for those that begin as it does.
+        out.sort_by_key(|content| content.first);
         Ok(out)
     }
 

@@ -101,7 +101,7 @@ impl<'a> FileReader<'a> {
         Self { shared, window: Window::default(), zeros: 0..0, path: Vec::new() }
     }
 
-    /// The number of the content that a file has.
+    /// The number of the content that a file has, of contents in the order of their first chunks.
     pub fn find(&mut self, member: &Member, contents: &[Content]) -> Result<Option<usize>> {
         let Some((dir, name)) = member.names.first() else { return Ok(None) };
         let opener = self.shared.opener;
@@ -112,13 +112,14 @@ impl<'a> FileReader<'a> {
         let inode = &member.inode;
         let open = Open { file: &file, len: inode.len, is_sparse: inode.is_sparse, failed: &failed };
         let first = self.first_chunk(&open)?;
-        let possible: Vec<usize> =
-            (0..contents.len()).filter(|at| contents.get(*at).is_some_and(|of| of.first == first)).collect();
+        let begin = contents.partition_point(|content| content.first < first);
+        let end = contents.partition_point(|content| content.first <= first);
         let mut found = None;
-        for some in possible.chunks(TOGETHER) {
-            let candidates = some.iter().filter_map(|number| {
-                let extents = Extents::of(self.shared.catalog, &contents.get(*number)?.map);
-                Some(Candidate { number: *number, extents, ids: Vec::new() })
+        for at in (begin..end).step_by(TOGETHER) {
+            let numbers = at..end.min(at + TOGETHER);
+            let candidates = numbers.filter_map(|number| {
+                let extents = Extents::of(self.shared.catalog, &contents.get(number)?.map);
+                Some(Candidate { number, extents, ids: Vec::new() })
             });
             found = self.step(&open, candidates.collect())?;
             if found.is_some() {

@@ -202,3 +202,27 @@ fn what_could_not_be_restored_whole_is_not_taken_for_unchanged() {
         assert_same(&source, &target);
     }
 }
+
+#[test]
+fn a_source_inside_another_is_told_of_and_not_removed() {
+    let varv = Varv::new();
+    let source = varv.dir("source");
+    for name in ["etc/file", "boot/kernel", "srv/data/file"] {
+        fs::create_dir_all(source.join(name).parent().unwrap()).unwrap();
+        fs::write(source.join(name), name).unwrap();
+    }
+    let (boot, data) = (source.join("boot"), source.join("srv/data"));
+    // As with --one-file-system the one is there and empty, the other not at all.
+    varv.backup(args!["--exclude", "/boot/*", "--exclude", "/srv", &source, &boot, &data]);
+    let target = varv.path("target");
+    let done = varv.ok(args!["restore", &source, &target]);
+    done.says(&["source/boot is a source of its own", "source/srv/data is a source of its own"]);
+    varv.ok(args!["restore", "--in-place", &boot, target.join("boot")]).is_silent();
+    varv.restore(args![&data, target.join("srv/data")]);
+    fs::write(target.join("srv/other"), "other").unwrap();
+    varv.restore(args!["--overwrite", "always", "--delete", &source, &target]);
+    assert!(target.join("boot/kernel").exists() && target.join("srv/data/file").exists());
+    // What is in the outer one too needs no word.
+    varv.backup(args!["--label", "both", &source, &boot]);
+    varv.ok(args!["restore", "--label", "both", "--dry-run", &source, varv.path("new")]).is_silent();
+}

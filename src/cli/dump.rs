@@ -10,7 +10,7 @@ use clap::Args;
 use super::Outcome;
 use super::error::Exit;
 use super::global::Global;
-use super::select::SnapshotChoice;
+use super::select::{SnapshotChoice, tell_apart};
 use super::signals::STOP;
 use crate::error::Error;
 use crate::history::resolve::resolve;
@@ -42,6 +42,7 @@ impl Dump {
         for notice in &resolved.notices {
             global.notice(notice);
         }
+        tell_apart(&catalog, &resolved, global)?;
         let entry = resolved.entry.ok_or(Error::Internal("a path without an entry"))?;
         let path = Path::new(&self.path);
         restore::dump(&repo, &catalog, &entry, path, &mut io::stdout().lock(), &observer, &STOP)?;

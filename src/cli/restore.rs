@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::error::Exit;
 use super::global::Global;
-use super::select::SnapshotChoice;
+use super::select::{SnapshotChoice, tell_apart};
 use super::signals::STOP;
 use super::{Outcome, output};
 use crate::error::{Error, Result};
@@ -107,6 +107,7 @@ impl Restore {
         for notice in &resolved.notices {
             global.notice(notice);
         }
+        let apart = tell_apart(&catalog, &resolved, global)?;
         let entry = resolved.entry.ok_or(Error::Internal("a path without an entry"))?;
         for range in &resolved.listed.snapshot.unreadable {
             output::notice(&format!(
@@ -125,7 +126,7 @@ impl Restore {
                 return Ok(Exit::Done);
             }
         }
-        let options = self.options(resolved.path);
+        let options = RestoreOptions { path: resolved.path, apart, ..self.options() };
         let restored = restore::run(&repo, &catalog, &entry, &self.target, &options, &observer, &STOP)?;
         observer.finish();
         catalog.close(&observer)?;
@@ -159,7 +160,7 @@ impl Restore {
         Ok(())
     }
 
-    fn options(&self, path: Vec<u8>) -> RestoreOptions {
+    fn options(&self) -> RestoreOptions {
         RestoreOptions {
             overwrite: match self.overwrite {
                 // What was made just now holds nothing.
@@ -178,12 +179,12 @@ impl Restore {
             },
             verify: self.verify,
             delete: self.delete,
-            path,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             wipe_rest: self.wipe_rest,
             owners_by_name: self.owners_by_name,
             dry_run: self.dry_run,
+            ..RestoreOptions::default()
         }
     }
 }

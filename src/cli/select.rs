@@ -3,8 +3,13 @@
 use clap::Args;
 
 use super::clock;
-use crate::history::resolve::Selection;
+use super::global::Global;
+use crate::error::Result;
+use crate::history::resolve::{Resolved, Selection, roots_apart};
+use crate::repo::catalog::Catalog;
+use crate::repo::nodes::child_path;
 use crate::repo::snapshots::Listed;
+use crate::text::escape;
 use crate::time::When;
 
 /// Filters that many commands take.
@@ -64,4 +69,14 @@ impl SnapshotChoice {
         selection.at = self.at.clone();
         selection
     }
+}
+
+/// Tells which sources lie below the path and do not come with it; their paths below it.
+pub fn tell_apart(catalog: &Catalog, resolved: &Resolved, global: &Global) -> Result<Vec<Vec<u8>>> {
+    let apart = roots_apart(catalog, resolved)?;
+    for root in &apart {
+        let root = escape(&child_path(&resolved.path, root));
+        global.notice(&format!("{root} is a source of its own in this snapshot: restore it for itself"));
+    }
+    Ok(apart)
 }

@@ -362,6 +362,24 @@ pub fn find_path(catalog: &Catalog, snapshot: &Snapshot, path: &[u8]) -> Result<
     Ok(None)
 }
 
+/// The roots of the snapshot that lie below the entry and are not in it, by their paths below it, as
+/// where other file systems were left out of one source and are sources themselves.
+pub fn roots_apart(catalog: &Catalog, resolved: &Resolved) -> Result<Vec<Vec<u8>>> {
+    let mut apart = Vec::new();
+    for root in roots(&resolved.listed.snapshot) {
+        let (Some(entry), Some(rest)) = (&resolved.entry, below(&resolved.path, &root)) else { continue };
+        let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+        if rest.is_empty() || entry.dir().is_none() {
+            continue;
+        }
+        let found = descend(catalog, entry.clone(), rest)?;
+        if found.is_none_or(|found| found.dir().is_some_and(|dir| dir.entries == 0)) {
+            apart.push(rest.to_vec());
+        }
+    }
+    Ok(apart)
+}
+
 /// The paths of a snapshot's roots.
 pub fn roots(snapshot: &Snapshot) -> impl Iterator<Item = Vec<u8>> {
     snapshot.roots.iter().filter_map(|root| unescape(&root.path))

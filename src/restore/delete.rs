@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::select::Filter;
+use super::Context;
+use super::plan::joined;
 use crate::error::{Error, Result};
 use crate::target::{Identity, Kind, TargetDir, is_temporary_name};
 
@@ -22,24 +23,24 @@ pub fn refuse_inside(repository: Option<Identity>, target: &Path) -> Result<()> 
 }
 
 /// What of a directory of the target `--delete` removes: what the snapshot, which has `names` there
-/// in their order, does not have, within the selection only. The repository stays.
-pub fn others(
-    dir: &TargetDir,
-    names: &[Vec<u8>],
-    path: &[u8],
-    filter: &Filter,
-    repository: Option<Identity>,
-) -> Result<Vec<Vec<u8>>> {
+/// in their order, does not have, within the selection only. The repository stays, and so does what
+/// the snapshot has as a source of its own.
+pub fn others(context: &Context, dir: &TargetDir, names: &[Vec<u8>], path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let (filter, apart) = (context.filter, &context.options.apart);
     let mut others = Vec::new();
+    if apart.iter().any(|root| root == path) {
+        return Ok(others);
+    }
     for name in dir.list()? {
         let name = name?;
         let Some(found) = dir.look(&name)? else { continue };
-        let below = super::plan::joined(path, &name);
+        let below = joined(path, &name);
         let is_dir = found.kind == Kind::Dir;
         let spared = filter.excludes(&below, is_dir)
             || !filter.includes(&below, is_dir)
             || is_temporary_name(&name)
-            || Some(found.identity) == repository;
+            || apart.iter().any(|root| is_on_the_way(&below, root))
+            || Some(found.identity) == context.repository;
         if !spared && names.binary_search(&name).is_err() {
             others.push(name);
         }
@@ -52,4 +53,9 @@ pub fn others(
     }
     others.sort();
     Ok(others)
+}
+
+/// Whether the path is the root or leads to it.
+fn is_on_the_way(path: &[u8], root: &[u8]) -> bool {
+    root.strip_prefix(path).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
 }

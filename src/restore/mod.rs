@@ -63,6 +63,8 @@ pub struct RestoreOptions {
     pub delete: bool,
     /// The whole path of what is restored, which patterns may begin with.
     pub path: Vec<u8>,
+    /// What of it is a source of its own in the snapshot, by its path below: nothing there is removed.
+    pub apart: Vec<Vec<u8>>,
     /// Only what these patterns match, as in gitignore.
     pub include: Vec<std::ffi::OsString>,
     /// But not what these match.

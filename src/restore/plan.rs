@@ -77,7 +77,7 @@ fn count_others(context: &Context, target: &Path, path: &[u8], names: &[Vec<u8>]
     let found = TargetDir::open_root(target)
         .and_then(|root| self::names(path).try_fold(root, |dir, name| dir.open_dir(name)));
     let Ok(dir) = found else { return };
-    match others(&dir, names, path, context.filter, context.repository) {
+    match others(context, &dir, names, path) {
         Ok(others) => {
             restored.deleted += others.len() as u64;
             for name in others {
@@ -434,7 +434,7 @@ impl<'a> TreeRestore<'a> {
             return Ok(());
         }
         let context = self.context;
-        let others = match others(dir, names, &place.path, context.filter, context.repository) {
+        let others = match others(context, dir, names, &place.path) {
             Ok(others) => others,
             Err(e @ Error::Refused(_)) => {
                 context.problem(dir.path().to_path_buf(), &e, &mut self.restored);

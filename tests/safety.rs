@@ -222,6 +222,11 @@ fn a_source_inside_another_is_told_of_and_not_removed() {
     fs::write(target.join("srv/other"), "other").unwrap();
     varv.restore(args!["--overwrite", "always", "--delete", &source, &target]);
     assert!(target.join("boot/kernel").exists() && target.join("srv/data/file").exists());
+    varv.ends(1, args!["restore", source.parent().unwrap(), varv.path("new")]).says(&[
+        source.to_str().unwrap(),
+        "boot, ",
+        "each on their own",
+    ]);
     // What is in the outer one too needs no word.
     varv.backup(args!["--label", "both", &source, &boot]);
     varv.ok(args!["restore", "--label", "both", "--dry-run", &source, varv.path("new")]).is_silent();

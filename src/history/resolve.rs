@@ -3,7 +3,7 @@
 //! A path that is in the snapshots of more than one host and label is never guessed at: without
 //! something that selects one of them, it is refused with the list of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +19,9 @@ use crate::repo::nodes::{find_entry, find_root};
 use crate::repo::snapshots::{Listed, Snapshots};
 use crate::text::{escape, unescape};
 use crate::time::When;
+
+/// How many sources are looked at to name some below a path that is none.
+const SOURCES_NAMED: usize = 1000;
 
 /// What the user said about the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -288,8 +291,20 @@ fn resolve_path<'s>(
             return Ok((listed, found, name));
         }
     }
+    let whole = whole_paths(path)?.pop().unwrap_or_default();
+    let below: BTreeSet<String> = chosen
+        .iter()
+        .flat_map(|listed| roots(&listed.snapshot))
+        .filter(|root| below(&whole, root).is_some())
+        .map(|root| escape(&root))
+        .take(SOURCES_NAMED)
+        .collect();
+    let hint = match below.is_empty() {
+        true => "varv ls and varv find show what is there".to_string(),
+        false => format!("the sources below it are each on their own: {}", Vec::from_iter(below).join(", ")),
+    };
     Err(Error::NotFound(format!(
-        "'{}' is in none of the {} snapshots that were looked at: varv ls and varv find show what is there",
+        "'{}' is in none of the {} snapshots that were looked at: {hint}",
         escape(path),
         chosen.len()
     )))

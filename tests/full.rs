@@ -4,11 +4,11 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use support::make::{overwrite, tree};
+use support::make::{bytes, overwrite, tree};
 use support::system::{Mount, root_or_skip, run};
 use support::tree::{assert_tree, read};
 use support::{Varv, args};
@@ -40,7 +40,7 @@ impl Small {
 
     /// Takes all the room there is.
     fn fill(&self) {
-        let mut file = fs::File::create(self.point.join("filler")).unwrap();
+        let mut file = File::create(self.point.join("filler")).unwrap();
         for len in [1 << 16, 1] {
             while file.write(&vec![1; len]).is_ok_and(|written| written > 0) {}
         }
@@ -96,6 +96,39 @@ fn an_index_is_made_in_memory() {
     fs::remove_file(small.point.join("filler")).unwrap();
     small.varv.backup(args![&small.source]);
     small.reads(&small.point.join("cache"), &[]);
+}
+
+#[test]
+fn a_backup_says_that_the_disk_is_full_where_only_the_index_sees_it() {
+    let Some(small) = Small::new() else { return };
+    small.fill();
+    for words in [args!["backup", &small.source], args!["repair"]] {
+        small.varv.ends(1, words).says(&["No space left", "varv forget and varv prune"]);
+    }
+}
+
+/// The index can neither be read nor be made anew where it is.
+#[test]
+fn prune_frees_a_full_disk_with_a_damaged_index() {
+    let Some(small) = Small::new() else { return };
+    let index = small.varv.repository.join("index/index.sqlite");
+    fs::write(small.source.join("gone"), bytes(1, 3 << 20)).unwrap();
+    small.varv.backup(args![&small.source]);
+    fs::remove_file(small.source.join("gone")).unwrap();
+    small.varv.backup(args![&small.source]);
+    for page in 1..fs::metadata(&index).unwrap().len() / 4096 {
+        overwrite(&index, page * 4096 + 2000, &[0xa5; 64]);
+    }
+    small.fill();
+    // SQLite finds room for its files, and then none for a new index.
+    let filler = File::options().write(true).open(small.point.join("filler")).unwrap();
+    filler.set_len(filler.metadata().unwrap().len() - (64 << 10)).unwrap();
+    small.varv.ok(args!["forget", "-q", "--keep-last", "1"]);
+    let done = small.varv.ok(args!["--json", "prune", "--max-unused", "0"]);
+    done.says(&["the index was made anew"]);
+    assert!(done.json()["done"]["bytes_freed"].as_u64().unwrap() > 2 << 20, "{done:?}");
+    small.reads(&small.point.join("cache"), &[]);
+    small.varv.backup(args![&small.source]);
 }
 
 /// What is said of the packs is what counts, wherever the index is hit and whether that is seen.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
+use rustix::io::Errno;
 
 use super::catalog::Catalog;
 use super::index::{self, Index, Opened, is_unwritable};
@@ -42,10 +43,16 @@ impl Repo {
                 Err(e) if self.intent == Intent::Read && (e.io().is_some() || is_unwritable(&e)) => {
                     refused.get_or_insert(e);
                 }
+                Err(e) if is_unwritable(&e) && self.is_full() => return Err(self.no_space()),
                 Err(e) => return Err(e),
             }
         }
         Err(refused.unwrap_or_else(no_cache_folder))
+    }
+
+    /// SQLite says only that something about its files failed.
+    fn no_space(&self) -> Error {
+        Error::Io { action: "write", path: self.own_index_path(), source: Errno::NOSPC.into() }
     }
 
     /// Where the index may be, the best first.
@@ -219,11 +226,16 @@ fn take_turn(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// An empty index in place of the one at `path`; nobody else opens it as long as the second value is
-/// held.
-pub(super) fn remake(path: &Path, key: &Key, id: &RepositoryId) -> Result<(Index, File)> {
-    let turn = take_turn(path.parent().ok_or(Error::Internal("an index without a folder"))?)?;
-    Ok((Index::create(path, key, id)?, turn))
+/// An index in place of the one at `path`, as `fill` makes it of an empty one. Others wait until it
+/// knows all packs, or these would get other numbers.
+pub(super) fn remade(
+    path: &Path,
+    key: &Key,
+    id: &RepositoryId,
+    fill: impl FnOnce(Index) -> Result<Index>,
+) -> Result<Index> {
+    let _turn = take_turn(path.parent().ok_or(Error::Internal("an index without a folder"))?)?;
+    Index::create(path, key, id).and_then(fill).inspect_err(|_| _ = remove_index(path))
 }
 
 fn remove_index(path: &Path) -> Result<()> {

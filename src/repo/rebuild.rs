@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::bases;
 use super::catalog::{BASES_ADDING_MAX, BASES_READING_MAX, Catalog};
-use super::index::{Access, BATCH_CHUNKS, Index, NewPack, Opened, Renewal, is_corrupt};
+use super::index::{Access, BATCH_CHUNKS, Index, NewPack, Opened, Renewal, is_corrupt, is_unwritable};
 use super::reader::{OpenPack, PackReader};
 use super::snapshots::snapshot_ids;
 use super::{Intent, Repo, cannot_write, layout, place};
@@ -50,20 +50,17 @@ impl Repo {
     /// What makes an index anew while it is used.
     fn renewal(&self, reader: &PackReader) -> Renewal {
         let (reader, key, id) = (reader.clone(), self.keys().index(), self.id());
-        let only_reads = self.intent == Intent::Read;
         Box::new(move |damaged| {
-            // Others wait until it knows all packs again, or these would get other numbers.
-            let (mut index, _turn) = match damaged.access() {
-                Access::ReadWrite => match place::remake(damaged.path(), &key, &id) {
-                    Err(e) if only_reads && cannot_write(&e) => (in_memory(damaged, &key, &id)?, None),
-                    made => made.map(|(index, turn)| (index, Some(turn)))?,
+            let filled = |index| filled(index, damaged, &reader);
+            let in_memory = || in_memory(damaged, &key, &id).and_then(filled);
+            match damaged.access() {
+                Access::ReadOnly => in_memory(),
+                Access::ReadWrite => match place::remade(damaged.path(), &key, &id, filled) {
+                    // The next one makes it of the packs.
+                    Err(e) if cannot_write(&e) || is_unwritable(&e) => in_memory(),
+                    made => made,
                 },
-                Access::ReadOnly => (in_memory(damaged, &key, &id)?, None),
-            };
-            let snapshots = snapshot_ids(reader.store())?;
-            index.add_suspects(&snapshots)?;
-            take_over(&mut index, damaged, &reader)?;
-            Ok(index)
+            }
         })
     }
 
@@ -236,8 +233,10 @@ fn in_memory(damaged: &Index, key: &Key, id: &RepositoryId) -> Result<Index> {
     Index::in_memory(key, id)
 }
 
-/// Packs that cannot be read are not known any more.
-fn take_over(index: &mut Index, damaged: &Index, reader: &PackReader) -> Result<()> {
+/// Takes over all packs but those that cannot be read. Which vanished before, only the damaged one
+/// could have told.
+fn filled(mut index: Index, damaged: &Index, reader: &PackReader) -> Result<Index> {
+    index.add_suspects(&snapshot_ids(reader.store())?)?;
     let mut batch = Vec::new();
     let mut chunks = 0;
     for record in damaged.packs() {
@@ -251,13 +250,14 @@ fn take_over(index: &mut Index, damaged: &Index, reader: &PackReader) -> Result<
             Err(e) => return Err(e),
         }
         if chunks >= BATCH_CHUNKS {
-            add(index, &batch)?;
+            add(&mut index, &batch)?;
             batch.clear();
             chunks = 0;
         }
     }
-    add(index, &batch)?;
-    index.continue_from(damaged)
+    add(&mut index, &batch)?;
+    index.continue_from(damaged)?;
+    Ok(index)
 }
 
 /// A pack, its length, and the number and first ordinal that it is to have, if not the next ones.

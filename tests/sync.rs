@@ -163,11 +163,14 @@ fn what_makes_no_sense_is_refused() {
     fs::hard_link(varv.path("from"), varv.path("same")).unwrap();
     let dir = varv.dir("dir");
     let dir_there = remote(&dir);
+    assert!(run("mkfifo", &[varv.path("pipe").to_str().unwrap()]));
     for (words, said) in [
         (args!["from", "same"], "the same"),
         (args!["-b", "5000", "from", "to"], "multiple of 4096"),
         (args!["-b", "1G", "from", "to"], "multiple of 4096"),
         (args!["/dev/zero", "to"], "neither a file nor a block device"),
+        (args!["pipe", "to"], "neither a file nor a block device"),
+        (args!["from", "pipe"], "neither a file nor a block device"),
         (args!["from", &dir], "directory"),
         (args!["from", &dir_there], "directory"),
         (args!["a:b", "c:d"], "one side must be here"),

@@ -67,11 +67,13 @@ impl Input {
 
     /// Opens something with a length, that can be read more than once; anything else is refused.
     pub fn open_sized(path: &Path) -> Result<Self> {
-        let input = Self::open_path(path)?;
-        match input.known_len() {
-            Some(_) => Ok(input),
-            None => Err(Error::Refused(format!("{} is neither a file nor a block device", path.display()))),
+        let refused = || Error::Refused(format!("{} is neither a file nor a block device", path.display()));
+        // Opening a pipe would wait for somebody who writes.
+        if fs::metadata(path).at("open", path)?.file_type().is_fifo() {
+            return Err(refused());
         }
+        let input = Self::open_path(path)?;
+        if input.known_len().is_some() { Ok(input) } else { Err(refused()) }
     }
 
     fn open_path(path: &Path) -> Result<Self> {

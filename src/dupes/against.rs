@@ -1,11 +1,12 @@
 //! Which files of live trees a repository has, by content, whatever their names are.
 //!
 //! Contents of snapshots and live files are sorted by length and met. A live file of a length
-//! that no content has is nowhere, and is not read. Of others the first chunk chooses among the
-//! contents of that length, and the chunks of those say where to cut and what must come out.
+//! that no content has is nowhere, and is not read. Of others the first chunk is read, and they are
+//! sorted by that and met again: the chunks of contents that begin so say where to cut and what
+//! must come out.
 //!
 //! ```text
-//! content   u64 length · 32 digest · u32 root · u32 directory · u32 n · n bytes name · map
+//! content   u64 length · 32 beginning · 32 digest · u32 root · u32 directory · u32 n · n bytes name · map
 //! verdict   u32 root · path · u8 0 · varint length, 0 or 1 · varint root · bytes path
 //! ```
 
@@ -15,12 +16,13 @@ mod reader;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 
 use super::compare::Member;
 use super::found::Name;
 use super::open::{BytesRead, Opener};
 use super::paths::{DirId, Dirs, Root};
+use super::record::FileRecord;
 use super::sorter::{Sorted, Sorter};
 use super::stored::{self, Key, Place, Visit, key_of};
 use super::{Filters, Options, Problems, scan};
@@ -33,7 +35,7 @@ use crate::id::Key as HashKey;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use contents::{Content, Contents, Members};
+use contents::{Beginning, Content, Contents, Members, beginning_of};
 use reader::FileReader;
 
 /// Threads that read.
@@ -163,7 +165,9 @@ pub fn run(
         sorter: Sorter::new(&options.temporary),
         totals: Totals::default(),
     };
-    shared.read_all(&scan.files, &contents, &mut taker)?;
+    let mut begun = Sorter::new(&options.temporary);
+    shared.begin(&scan.files, &contents, &mut taker, &mut begun)?;
+    shared.find(&begun.finish()?, &contents, &mut taker)?;
     let Taker { sorter, mut totals, .. } = taker;
     let (files, bytes, empty) = (scan.counts.files, scan.counts.bytes, scan.counts.empty);
     let bytes_read = opener.counts.get();
@@ -193,6 +197,7 @@ impl Visit for Recorder<'_> {
         let out = &mut self.record;
         out.clear();
         out.extend_from_slice(&key.len.to_be_bytes());
+        out.extend_from_slice(&beginning_of(self.catalog, map)?);
         out.extend_from_slice(&key.digest);
         out.extend_from_slice(&root.to_be_bytes());
         out.extend_from_slice(&dir.to_be_bytes());
@@ -203,11 +208,6 @@ impl Visit for Recorder<'_> {
         Ok(key)
     }
 }
-
-/// A file to be read, and the contents of its length.
-type Job = (Member, Arc<Vec<Content>>);
-/// A file that was read: the contents, and the number of its own.
-type Done = (Member, Arc<Vec<Content>>, Option<usize>);
 
 /// What all threads use.
 struct Shared<'a> {
@@ -220,68 +220,103 @@ struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    fn read_all(&self, files: &Sorted, contents: &Sorted, taker: &mut Taker) -> Result<()> {
-        std::thread::scope(|scope| {
-            let (jobs, work) = bounded::<Job>(QUEUE);
-            let (done, results) = bounded::<Result<Done>>(QUEUE);
-            for _ in 0..READERS {
-                let (work, done) = (work.clone(), done.clone());
-                scope.spawn(move || self.read_some(&work, &done));
-            }
-            drop(work);
-            scope.spawn(move || {
-                if let Err(error) = self.send(files, contents, &jobs, &done) {
-                    let _ = done.send(Err(error));
-                }
-            });
-            results.iter().try_for_each(|result| taker.take(&result?))
+    /// Reads what the files begin with whose length some content has, and gives verdicts on the
+    /// others.
+    fn begin(&self, files: &Sorted, contents: &Sorted, taker: &mut Taker, begun: &mut Sorter) -> Result<()> {
+        let mut contents = Contents::new(contents)?;
+        let mut members = Members::found(files)?;
+        let next = || {
+            let Some((member, _)) = members.next()? else { return Ok(None) };
+            let has_len = contents.has_len(member.inode.len)?;
+            Ok(Some((member, has_len)))
+        };
+        let work = |reader: &mut FileReader, (member, has_len): &(Member, bool)| {
+            has_len.then(|| reader.beginning(member)).transpose()
+        };
+        self.spread(next, work, |(member, _), beginning| match beginning {
+            Some(beginning) => put_begun(&member, &beginning, begun),
+            None => taker.take(&member, None),
         })
     }
 
-    /// Sends files whose length some content has to those who read, and verdicts on the others.
-    /// Whoever receives is gone once it has failed.
-    fn send(
-        &self,
-        files: &Sorted,
-        contents: &Sorted,
-        jobs: &Sender<Job>,
-        done: &Sender<Result<Done>>,
-    ) -> Result<()> {
-        let mut contents = Contents::new(self.catalog, contents)?;
-        let mut of_len = (None, Arc::new(Vec::new()));
-        let mut members = Members::new(files)?;
-        while let Some(member) = members.next()? {
-            self.stop.check()?;
-            if of_len.0 != Some(member.inode.len) {
-                of_len = (Some(member.inode.len), Arc::new(contents.of_len(member.inode.len)?));
+    /// Gives verdicts on files that were begun.
+    fn find(&self, begun: &Sorted, contents: &Sorted, taker: &mut Taker) -> Result<()> {
+        let mut contents = Contents::new(contents)?;
+        let mut members = Members::begun(begun)?;
+        let mut met = (None, Arc::new(Vec::new()));
+        let next = || {
+            let Some((member, beginning)) = members.next()? else { return Ok(None) };
+            let key = (member.inode.len, beginning);
+            if met.0 != Some(key) {
+                met = (Some(key), Arc::new(contents.of(key)?));
             }
-            let found = Arc::clone(&of_len.1);
-            let sent = match found.is_empty() {
-                true => done.send(Ok((member, found, None))).is_ok(),
-                false => jobs.send((member, found)).is_ok(),
-            };
-            if !sent {
-                return Ok(());
-            }
-        }
-        Ok(())
+            Ok(Some((member, Arc::clone(&met.1))))
+        };
+        let work = |reader: &mut FileReader, (member, contents): &(Member, Arc<Vec<Content>>)| {
+            reader.find(member, contents)
+        };
+        self.spread(next, work, |(member, contents), found| {
+            taker.take(&member, found.and_then(|number| contents.get(number)))
+        })
     }
 
-    fn read_some(&self, work: &Receiver<Job>, done: &Sender<Result<Done>>) {
-        let mut reader = FileReader::new(self);
-        for (member, contents) in work {
-            let result = match reader.find(&member, &contents) {
-                Err(error @ Error::Io { .. }) => {
-                    self.problems.error(&error);
-                    continue;
-                }
-                result => result,
-            };
-            if done.send(result.map(|found| (member, contents, found))).is_err() {
-                return;
+    /// What `next` gives goes to threads that read, and what `work` makes of it to `take`, in no order.
+    /// Files that cannot be read are problems.
+    fn spread<J: Send, D: Send>(
+        &self,
+        mut next: impl FnMut() -> Result<Option<J>> + Send,
+        work: impl Fn(&mut FileReader, &J) -> Result<D> + Sync,
+        mut take: impl FnMut(J, D) -> Result<()>,
+    ) -> Result<()> {
+        std::thread::scope(|scope| {
+            let (jobs, todo) = bounded::<J>(QUEUE);
+            let (done, results) = bounded::<Result<(J, D)>>(QUEUE);
+            for _ in 0..READERS {
+                let (todo, done, work) = (todo.clone(), done.clone(), &work);
+                scope.spawn(move || {
+                    let mut reader = FileReader::new(self);
+                    for job in todo {
+                        let result = match work(&mut reader, &job) {
+                            Err(error @ Error::Io { .. }) => {
+                                self.problems.error(&error);
+                                continue;
+                            }
+                            result => result,
+                        };
+                        if done.send(result.map(|found| (job, found))).is_err() {
+                            return;
+                        }
+                    }
+                });
             }
-        }
+            drop(todo);
+            // Whoever receives is gone once it has failed.
+            scope.spawn(move || {
+                while let Some(job) = self.stop.check().and_then(|()| next()).transpose() {
+                    let is_taken = match job {
+                        Ok(job) => jobs.send(job).is_ok(),
+                        Err(error) => {
+                            let _ = done.send(Err(error));
+                            false
+                        }
+                    };
+                    if !is_taken {
+                        return;
+                    }
+                }
+            });
+            results.iter().try_for_each(|result| result.and_then(|(job, found)| take(job, found)))
+        })
     }
+}
+
+fn put_begun(member: &Member, beginning: &Beginning, begun: &mut Sorter) -> Result<()> {
+    let mut record = Vec::new();
+    for (dir, name) in &member.names {
+        FileRecord { inode: member.inode, dir: *dir, name }.put_read(beginning, &mut record);
+        begun.push(&record)?;
+    }
+    Ok(())
 }
 
 /// Takes verdicts.
@@ -293,8 +328,8 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    fn take(&mut self, (member, contents, found): &Done) -> Result<()> {
-        let stored = found.and_then(|number| contents.get(number)).map(|content| {
+    fn take(&mut self, member: &Member, found: Option<&Content>) -> Result<()> {
+        let stored = found.map(|content| {
             let mut path = Vec::new();
             let root = self.dirs.path(content.dir, &mut path);
             path.extend_from_slice(&content.name);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 
 use super::Shared;
-use super::contents::Content;
+use super::contents::{Beginning, Content, beginning};
 use crate::chunker::{is_zero, stretches};
 use crate::dupes::compare::Member;
 use crate::dupes::open::BytesRead;
@@ -27,9 +27,17 @@ const WINDOW: usize = 256 << 10;
 struct Window {
     bytes: Vec<u8>,
     at: u64,
+    /// What is read at least.
+    least: usize,
 }
 
 impl Window {
+    /// Nothing of a new file yet.
+    fn begin(&mut self, least: usize) {
+        self.bytes.clear();
+        self.least = least;
+    }
+
     /// Bytes of a file of this length; what is read moves forward by a window's length.
     fn read(
         &mut self,
@@ -45,7 +53,7 @@ impl Window {
             self.bytes.drain(..keep);
             self.at = at;
             let have = self.bytes.len();
-            let whole = (len.saturating_sub(at)).min(WINDOW.max(want) as u64) as usize;
+            let whole = (len.saturating_sub(at)).min(self.least.max(want) as u64) as usize;
             self.bytes.resize(whole.max(want), 0);
             let read = read_at(file, self.bytes.get_mut(have..).unwrap_or_default(), at + have as u64)?;
             counts.add(read as u64);
@@ -101,33 +109,54 @@ impl<'a> FileReader<'a> {
         Self { shared, window: Window::default(), zeros: 0..0, path: Vec::new() }
     }
 
-    /// The number of the content that a file has, of contents in the order of their first chunks.
+    /// What a file begins with.
+    pub fn beginning(&mut self, member: &Member) -> Result<Beginning> {
+        self.window.begin(0);
+        self.opened(member, |reader, open| reader.first_chunk(open)).map(beginning)
+    }
+
+    /// The number of the content that a file has, of all that begin as it does.
     pub fn find(&mut self, member: &Member, contents: &[Content]) -> Result<Option<usize>> {
+        if contents.is_empty() {
+            return Ok(None);
+        }
+        // What begins with the chunk that is all of it is it.
+        if let Some(id) = contents.iter().find_map(Content::only_chunk) {
+            return Ok(self.are_there(&mut vec![id])?.then_some(0));
+        }
+        self.window.begin(WINDOW);
+        self.opened(member, |reader, open| {
+            for at in (0..contents.len()).step_by(TOGETHER) {
+                let numbers = at..contents.len().min(at + TOGETHER);
+                let candidates = numbers.filter_map(|number| {
+                    let extents = Extents::of(reader.shared.catalog, &contents.get(number)?.map);
+                    Some(Candidate { number, extents, ids: Vec::new() })
+                });
+                let found = reader.step(open, candidates.collect())?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Does something with a file, which must not change meanwhile.
+    fn opened<T>(
+        &mut self,
+        member: &Member,
+        work: impl FnOnce(&mut Self, &Open) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let Some((dir, name)) = member.names.first() else { return Ok(None) };
         let opener = self.shared.opener;
         let file = opener.open(*dir, name, &mut self.path)?;
         let failed = |e| opener.failed(*dir, name, "read", e);
-        self.window.bytes.clear();
         self.zeros = 0..0;
         let inode = &member.inode;
-        let open = Open { file: &file, len: inode.len, is_sparse: inode.is_sparse, failed: &failed };
-        let first = self.first_chunk(&open)?;
-        let begin = contents.partition_point(|content| content.first < first);
-        let end = contents.partition_point(|content| content.first <= first);
-        let mut found = None;
-        for at in (begin..end).step_by(TOGETHER) {
-            let numbers = at..end.min(at + TOGETHER);
-            let candidates = numbers.filter_map(|number| {
-                let extents = Extents::of(self.shared.catalog, &contents.get(number)?.map);
-                Some(Candidate { number, extents, ids: Vec::new() })
-            });
-            found = self.step(&open, candidates.collect())?;
-            if found.is_some() {
-                break;
-            }
-        }
-        opener.check(&file, *dir, name, &member.inode)?;
-        Ok(found)
+        let done =
+            work(self, &Open { file: &file, len: inode.len, is_sparse: inode.is_sparse, failed: &failed })?;
+        opener.check(&file, *dir, name, inode)?;
+        Ok(done)
     }
 
     fn read(&mut self, open: &Open, at: u64, len: usize) -> Result<&[u8]> {

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use support::make::{bytes, overwrite, tree};
-use support::system::{Mount, root_or_skip, run};
+use support::system::{Mount, root_or_skip, run, skip};
 use support::tree::{assert_tree, read};
 use support::{Varv, args};
 
@@ -129,6 +129,34 @@ fn prune_frees_a_full_disk_with_a_damaged_index() {
     assert!(done.json()["done"]["bytes_freed"].as_u64().unwrap() > 2 << 20, "{done:?}");
     small.reads(&small.point.join("cache"), &[]);
     small.varv.backup(args![&small.source]);
+}
+
+/// SQLite maps a file into memory, of whose pages a file system with small blocks may have a part.
+#[test]
+fn a_full_disk_with_small_blocks_ends_no_reader() {
+    let mut varv = Varv::without_repository();
+    let (image, point) = (varv.path("image"), varv.dir("small"));
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let image = image.to_str().unwrap();
+    if !run("mkfs.ext4", &["-q", "-b", "1024", "-m", "0", image]) {
+        let _ = skip::<()>("no mkfs.ext4");
+        return;
+    }
+    let Some(_mounted) = Mount::new(&["-o", "loop", image], &point) else { return };
+    varv.repository = point.join("repository");
+    let (source, target) = (varv.dir("source"), varv.path("target"));
+    tree(&source, 1);
+    varv.backup(args!["--init", "--encryption", "none", &source]);
+    let filler = point.join("filler");
+    for free in (8..=72).step_by(8) {
+        let _ = fs::remove_file(&filler);
+        let _ = fs::remove_dir_all(varv.repository.join("index"));
+        let mut file = File::create(&filler).unwrap();
+        while file.write(&[1; 1024]).is_ok_and(|written| written > 0) {}
+        file.set_len(file.metadata().unwrap().len() - (free << 10)).unwrap();
+        varv.ok(args!["restore", "-q", &source, &target]);
+        fs::remove_dir_all(&target).unwrap();
+    }
 }
 
 /// What is said of the packs is what counts, wherever the index is hit and whether that is seen.

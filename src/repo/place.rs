@@ -30,7 +30,8 @@ impl Repo {
     /// The repository's chunks: opens the index, or makes it anew, and brings it up to date. Who
     /// only reads needs no room for that, nor a place that can be written to.
     pub fn catalog(&self, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
-        let mut refused = None;
+        let has_no_room = self.intent == Intent::Read && self.has_no_room();
+        let mut refused = has_no_room.then(|| self.no_space());
         for place in self.places() {
             match self.catalog_at(&place, observer, stop) {
                 Ok(None) => {}
@@ -50,6 +51,12 @@ impl Repo {
         Err(refused.unwrap_or_else(no_cache_folder))
     }
 
+    /// SQLite maps a file beside the index into memory. Where blocks are small, a full disk has none for
+    /// a page's other blocks, and the process gets a signal; so who can do without does.
+    fn has_no_room(&self) -> bool {
+        self.is_own() && self.is_full()
+    }
+
     /// SQLite says only that something about its files failed.
     fn no_space(&self) -> Error {
         Error::Io { action: "write", path: self.own_index_path(), source: Errno::NOSPC.into() }
@@ -63,6 +70,7 @@ impl Repo {
             // What is added must be found by all who come after.
             Intent::Add | Intent::Change => own.or(cache).into_iter().collect(),
             Intent::Read => {
+                let own = own.filter(|_| !self.has_no_room());
                 own.into_iter().chain([Place::AsItIs]).chain(cache).chain([Place::Memory]).collect()
             }
         }

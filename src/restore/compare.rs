@@ -14,10 +14,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Stat, stat, statat};
 use serde::Serialize;
 
 use super::content::write_content;
-use super::select::Filter;
 use super::verify::{differing, differing_zeros};
 use super::window::Window;
-use super::{Context, RestoreOptions, Restored};
+use super::{Context, Reading, Restored};
 use crate::error::{Error, IoContext, Result};
 use crate::format::map::{Extent, Map};
 use crate::format::tree::{Dir, Entry, Payload};
@@ -34,7 +33,7 @@ use crate::source::open::open_file;
 use crate::source::owners::Owners;
 use crate::source::walk::{Listed, Listing, THREADS_DEFAULT, Walker};
 use crate::source::{metadata, path_of};
-use crate::target::{Content, Counts, Empty, Metadata, OwnerMap};
+use crate::target::{Content, Counts, Empty};
 
 /// Contents that are compared together; each is open meanwhile.
 const FILES_MAX: usize = 400;
@@ -98,17 +97,8 @@ pub fn compare(
     each: &mut Each,
 ) -> Result<Compared> {
     let Live { entry, path, source, follow, excludes } = *live;
-    let metadata = Metadata::new(OwnerMap::Numeric);
-    let context = Context {
-        repo,
-        catalog,
-        options: &RestoreOptions::default(),
-        filter: &Filter::default(),
-        metadata: &metadata,
-        repository: None,
-        observer,
-        stop,
-    };
+    let reading = Reading::default();
+    let context = reading.context(repo, catalog, observer, stop);
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     let bytes = (method != Method::Metadata).then_some(bytes);
     observer.event(Event::Phase { name: "comparing", bytes });

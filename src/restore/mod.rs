@@ -127,6 +127,27 @@ struct Context<'a> {
     stop: &'a Stop,
 }
 
+/// What the context of those borrows who write to no target.
+#[derive(Default)]
+struct Reading {
+    options: RestoreOptions,
+    filter: Filter,
+    metadata: Metadata,
+}
+
+impl Reading {
+    fn context<'a>(
+        &'a self,
+        repo: &'a Repo,
+        catalog: &'a Catalog,
+        observer: &'a dyn Observer,
+        stop: &'a Stop,
+    ) -> Context<'a> {
+        let Self { options, filter, metadata } = self;
+        Context { repo, catalog, options, filter, metadata, repository: None, observer, stop }
+    }
+}
+
 /// Restores an entry of a snapshot so that `target` becomes it.
 pub fn run(
     repo: &Repo,
@@ -288,17 +309,8 @@ pub fn dump(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<()> {
-    let metadata = Metadata::new(OwnerMap::Numeric);
-    let context = Context {
-        repo,
-        catalog,
-        options: &RestoreOptions::default(),
-        filter: &Filter::default(),
-        metadata: &metadata,
-        repository: None,
-        observer,
-        stop,
-    };
+    let reading = Reading::default();
+    let context = reading.context(repo, catalog, observer, stop);
     let bytes = entry.dir().map_or(entry.size(), |dir| dir.bytes);
     observer.event(Event::Phase { name: "dumping", bytes: Some(bytes) });
     match entry.map() {

@@ -119,7 +119,7 @@ fn zeros_hashed(mut len: usize) -> Hasher {
 }
 
 /// What was found.
-pub enum Found<'b> {
+pub enum Found {
     /// A number of blocks that are zero, from the first one on.
     Zeros {
         /// The first.
@@ -127,14 +127,12 @@ pub enum Found<'b> {
         /// How many.
         count: u64,
     },
-    /// A block of data; if bytes are kept, they may be taken.
+    /// A block of data.
     Data {
         /// Its number.
         block: u64,
         /// Its hash.
         hash: Hash,
-        /// Its bytes.
-        bytes: &'b mut Vec<u8>,
     },
 }
 
@@ -147,8 +145,6 @@ pub struct Scan<'a> {
     pub block: u64,
     /// How far: the source's length.
     pub len: u64,
-    /// Whether bytes are kept, not only hashed.
-    pub keeps: bool,
     /// Asks to stop from outside.
     pub stop: &'a Stop,
     /// Asks to stop because the other half of this side has failed.
@@ -173,7 +169,7 @@ impl Scan<'_> {
     /// Looks at ranges of blocks in their order. Ends early when `found` says false. Returns the
     /// bytes that were read.
     pub fn run(self, ranges: &[Range<u64>], found: impl FnMut(Found) -> Result<bool>) -> Result<u64> {
-        let mut walk = Walk { scan: self, found, buffer: Vec::new(), zeros: 0..0, read: 0 };
+        let mut walk = Walk { scan: self, found, buffer: vec![0; PIECE_LEN], zeros: 0..0, read: 0 };
         for range in ranges {
             if !walk.range(range.start..range.end.min(self.blocks()))? || !walk.tell_zeros()? {
                 break;
@@ -213,22 +209,19 @@ impl<F: FnMut(Found) -> Result<bool>> Walk<'_, F> {
 
     fn block(&mut self, block: u64, layout: &mut Layout) -> Result<bool> {
         let Some(hash) = self.read(block, layout)? else { return self.add_zeros(block..block + 1, true) };
-        Ok(self.tell_zeros()? && (self.found)(Found::Data { block, hash, bytes: &mut self.buffer })?)
+        Ok(self.tell_zeros()? && (self.found)(Found::Data { block, hash })?)
     }
 
-    /// Reads a block, into the buffer if its bytes are asked for; its hash, `None` if it is zero.
-    /// A piece is hashed while it is still in the processor's cache.
+    /// Reads a block piece by piece, each hashed while it is still in the processor's cache; the
+    /// block's hash, `None` if it is zero.
     fn read(&mut self, block: u64, layout: &mut Layout) -> Result<Option<Hash>> {
-        let Scan { block: block_len, len, keeps, .. } = self.scan;
+        let Scan { side, block: block_len, len, .. } = self.scan;
         let offset = block * block_len;
         let wanted = block_len.min(len - offset) as usize;
-        self.buffer.resize(if keeps { wanted } else { wanted.min(PIECE_LEN) }, 0);
         let mut hasher = None;
         for at in (0..wanted).step_by(PIECE_LEN) {
-            let piece_len = PIECE_LEN.min(wanted - at);
-            let start = if keeps { at } else { 0 };
-            let piece = &mut self.buffer[start..start + piece_len];
-            self.read += self.scan.side.fill(offset + at as u64, piece, layout)?;
+            let piece = &mut self.buffer[..PIECE_LEN.min(wanted - at)];
+            self.read += side.fill(offset + at as u64, piece, layout)?;
             if hasher.is_none() && is_zero(piece) {
                 continue;
             }

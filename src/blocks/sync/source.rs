@@ -9,15 +9,15 @@ use std::thread;
 use crossbeam_channel::bounded;
 
 use super::link::{Receiver, Sender};
-use super::message::{Hash, Message, PassEnd, State, unexpected};
+use super::message::{Hash, Message, PassEnd, STATES_MAX, State, unexpected};
 use super::scan::{Found, Scan, Side};
 use crate::blocks::input::{AskLayout, Input};
 use crate::codec::frame::Encoder;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, Stop};
 
-/// Blocks that are read and hashed ahead of the comparison.
-const AHEAD: usize = 4;
+/// Blocks that are read and hashed ahead of the comparison, some batches of what the target tells.
+const AHEAD: usize = 4 * STATES_MAX;
 
 /// What a pass is about.
 pub struct Pass<'a> {
@@ -42,7 +42,7 @@ pub struct Pass<'a> {
 /// What the reading thread hands over.
 enum Own {
     Zeros { first: u64, count: u64 },
-    Data { block: u64, hash: Hash, bytes: Vec<u8> },
+    Data { block: u64, hash: Hash },
 }
 
 /// Runs a pass over what `input` was opened on; tells the target how it ended.
@@ -55,29 +55,20 @@ pub fn run<'l>(
     let quit = AtomicBool::new(false);
     let input = &reopened(input, pass)?;
     let side = Side::Input(input);
-    let scan = Scan { side, block: pass.block, len: pass.len, keeps: true, stop: pass.stop, quit: &quit };
-    let mut compare = Compare::new(pass, &mut *sender, receiver)?;
+    let scan = Scan { side, block: pass.block, len: pass.len, stop: pass.stop, quit: &quit };
+    let mut compare = Compare::new(pass, input, &mut *sender, receiver)?;
     let (found, own) = bounded(AHEAD);
-    let (give_back, free) = bounded::<Vec<u8>>(AHEAD + 2);
     let mut end = thread::scope(|scope| {
         let reader = scope.spawn(move || {
             scan.run(pass.ranges, |item| {
                 let own = match item {
                     Found::Zeros { first, count } => Own::Zeros { first, count },
-                    Found::Data { block, hash, bytes } => {
-                        let next = free.try_recv().unwrap_or_default();
-                        Own::Data { block, hash, bytes: std::mem::replace(bytes, next) }
-                    }
+                    Found::Data { block, hash } => Own::Data { block, hash },
                 };
                 Ok(found.send(own).is_ok())
             })
         });
-        let compared = own.into_iter().try_for_each(|own| {
-            if let Some(buffer) = compare.item(own)? {
-                let _ = give_back.try_send(buffer);
-            }
-            Ok(())
-        });
+        let compared = own.into_iter().try_for_each(|own| compare.item(own));
         // On failure the receiver of blocks is gone by now, so the reader ends.
         let read = reader.join().map_err(|_| Error::Internal("the reader ended early"))?;
         compared?;
@@ -105,11 +96,14 @@ fn reopened(input: &Input, pass: &Pass) -> Result<Input> {
 /// The comparison, block after block.
 struct Compare<'a, 'p, 'l> {
     pass: &'a Pass<'p>,
+    input: &'a Input,
     sender: &'a mut Sender<'l>,
     receiver: &'a mut Receiver<'l>,
     /// What the target said and was not compared yet.
     theirs: VecDeque<Their>,
     encoder: Encoder,
+    /// A block that is sent.
+    bytes: Vec<u8>,
     zeros: Range<u64>,
     end: PassEnd,
 }
@@ -120,30 +114,36 @@ enum Their {
 }
 
 impl<'a, 'p, 'l> Compare<'a, 'p, 'l> {
-    fn new(pass: &'a Pass<'p>, sender: &'a mut Sender<'l>, receiver: &'a mut Receiver<'l>) -> Result<Self> {
+    fn new(
+        pass: &'a Pass<'p>,
+        input: &'a Input,
+        sender: &'a mut Sender<'l>,
+        receiver: &'a mut Receiver<'l>,
+    ) -> Result<Self> {
         let level = i8::try_from(pass.level).unwrap_or(i8::MAX).min(22);
         Ok(Self {
             pass,
+            input,
             sender,
             receiver,
             theirs: VecDeque::new(),
             encoder: Encoder::new(level)?,
+            bytes: Vec::new(),
             zeros: 0..0,
             end: PassEnd::default(),
         })
     }
 
-    /// Compares; gives the buffer back.
-    fn item(&mut self, own: Own) -> Result<Option<Vec<u8>>> {
+    fn item(&mut self, own: Own) -> Result<()> {
         match own {
-            Own::Zeros { first, count } => self.zeros(first, count).map(|()| None),
-            Own::Data { block, hash, bytes } => {
+            Own::Zeros { first, count } => self.zeros(first, count),
+            Own::Data { block, hash } => {
                 match self.next(1)? {
                     Their::Hash(theirs) if theirs == hash => self.end.same += 1,
-                    _ => self.differs(block, &bytes)?,
+                    _ => self.differs(block)?,
                 }
                 self.advance(1);
-                Ok(Some(bytes))
+                Ok(())
             }
         }
     }
@@ -195,15 +195,20 @@ impl<'a, 'p, 'l> Compare<'a, 'p, 'l> {
         Ok(())
     }
 
-    fn differs(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+    /// Sends a block. It is read a second time, mostly from memory: to keep the bytes of all that were
+    /// hashed would take them out of the processor's cache, and few differ.
+    fn differs(&mut self, block: u64) -> Result<()> {
         self.end.diff += 1;
         if self.pass.compare {
             return Ok(());
         }
         self.send_zeros()?;
-        let (codec, encoded) = self.encoder.encode(bytes)?;
+        let offset = block * self.pass.block;
+        self.bytes.resize(self.pass.block.min(self.pass.len - offset) as usize, 0);
+        self.input.read_at(offset, &mut self.bytes)?;
+        let (codec, encoded) = self.encoder.encode(&self.bytes)?;
         self.end.sent += encoded.len() as u64;
-        self.send(&Message::Data { block, raw_len: bytes.len() as u32, codec, bytes: encoded })
+        self.send(&Message::Data { block, raw_len: self.bytes.len() as u32, codec, bytes: encoded })
     }
 
     fn add_zero(&mut self, block: u64) -> Result<()> {

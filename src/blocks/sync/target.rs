@@ -135,7 +135,7 @@ impl Target {
         let quit = AtomicBool::new(false);
         let failure = Mutex::new(Failure::default());
         let Pass { block, len, stop, .. } = *pass;
-        let scan = Scan { side: self.side(), block, len, keeps: false, stop, quit: &quit };
+        let scan = Scan { side: self.side(), block, len, stop, quit: &quit };
         thread::scope(|scope| {
             let teller = scope.spawn(|| tell(scan, pass.ranges, sender, &failure));
             let written = self.write(pass, receiver);

@@ -254,7 +254,7 @@ impl Index {
         tx.commit().during("commit")?;
         let gone: HashSet<PackId> = packs.iter().copied().collect();
         self.state.meta = meta;
-        self.state.packs.retain(|pack| !gone.contains(&pack.id));
+        self.state.forget(&gone);
         Ok(())
     }
 
@@ -282,7 +282,7 @@ impl Index {
 
     /// Whether anything may be gone that snapshots need.
     pub fn has_suspects(&mut self) -> Result<bool> {
-        match self.state.bad.suspects.is_empty() {
+        match self.state.bad().suspects.is_empty() {
             false => Ok(true),
             true => self.sound(|index| has_suspects(&index.db).during("be read")),
         }
@@ -290,7 +290,7 @@ impl Index {
 
     /// Whether a snapshot may need chunks that are gone.
     pub fn is_suspect(&mut self, snapshot: &SnapshotId) -> Result<bool> {
-        match self.state.bad.suspects.contains(snapshot) {
+        match self.state.bad().suspects.contains(snapshot) {
             true => Ok(true),
             false => self.sound(|index| has_suspect(&index.db, snapshot).during("be read")),
         }
@@ -298,12 +298,12 @@ impl Index {
 
     /// What is known to be bad. Kept elsewhere; the index only leads nobody there.
     pub fn bad(&self) -> &Bad {
-        &self.state.bad
+        self.state.bad()
     }
 
     /// From now on nobody is led to what is bad.
     pub fn set_bad(&mut self, bad: Bad) {
-        self.state.bad = bad;
+        *self.state.bad_mut() = bad;
     }
 
     /// Whether a chunk that is in no other place is looked for in bad ones: perhaps it can be read
@@ -320,7 +320,7 @@ impl Index {
 
     /// One more place that is bad; whether that was not known.
     pub fn add_bad(&mut self, pack: &PackId, slots: &Slots) -> bool {
-        self.state.bad.add(pack, slots)
+        self.state.bad_mut().add(pack, slots)
     }
 
     /// Where each of these chunks is; any one place of several that is not known to be bad. Fastest
@@ -338,7 +338,7 @@ impl Index {
         let tx = read(&self.db)?;
         self.state.follow(&tx)?;
         let mut found = self.state.locate(&tx, ids)?;
-        if self.last_resort && !self.state.bad.packs.is_empty() {
+        if self.last_resort && !self.state.bad().packs.is_empty() {
             for (place, id) in found.iter_mut().zip(ids).filter(|(place, _)| place.is_none()) {
                 *place = self.state.copies(&tx, id)?.first().copied();
             }

@@ -50,7 +50,7 @@ impl Index {
 
     fn renew(&mut self, renewal: &Renewal, why: &Error) -> Result<()> {
         let mut new = renewal(self)?;
-        new.state.bad = std::mem::take(&mut self.state.bad);
+        *new.state.bad_mut() = std::mem::take(self.state.bad_mut());
         new.state.filters_max = self.state.filters_max;
         new.last_resort = self.last_resort;
         new.renewed = Some(why.to_string());

@@ -12,9 +12,12 @@ use super::tables::{
 use super::{Location, NewPack, PackRecord};
 use crate::error::Result;
 use crate::format::bad::Bad;
-use crate::id::{ChunkId, Key, RepositoryId};
+use crate::id::{ChunkId, Key, PackId, RepositoryId};
 use crate::repo::filter::Filter;
 use crate::repo::schema::{During, damaged};
+
+/// So many single chunks are remembered, about 2 MiB.
+const RECENT_MAX: usize = 1 << 15;
 
 /// What of the database is kept in memory.
 pub(super) struct State {
@@ -26,7 +29,10 @@ pub(super) struct State {
     /// SQLite's number for what other processes did; none before the first read.
     pub(super) data_version: Option<i64>,
     /// Places that no look-up leads to.
-    pub(super) bad: Bad,
+    bad: Bad,
+    /// Where chunks are that were asked for one at a time: nodes, which one snapshot after the other
+    /// leads to. A page of every run is read and checked for each otherwise.
+    recent: HashMap<ChunkId, Location>,
 }
 
 /// A run, and its filter if that is in memory.
@@ -69,7 +75,24 @@ impl State {
             filters_max: 0,
             data_version: None,
             bad: Bad::default(),
+            recent: HashMap::new(),
         }
+    }
+
+    pub(super) fn bad(&self) -> &Bad {
+        &self.bad
+    }
+
+    /// To change what is bad.
+    pub(super) fn bad_mut(&mut self) -> &mut Bad {
+        self.recent.clear();
+        &mut self.bad
+    }
+
+    /// Packs are known no more.
+    pub(super) fn forget(&mut self, gone: &HashSet<PackId>) {
+        self.recent.clear();
+        self.packs.retain(|pack| !gone.contains(&pack.id));
     }
 
     /// Reads again what other processes changed; inside of the transaction that relies on it.
@@ -85,6 +108,7 @@ impl State {
     /// On an error, part of what was known is gone, and the next read is of everything.
     pub(super) fn read(&mut self, db: &Connection) -> Result<()> {
         let version = self.data_version.take();
+        self.recent.clear();
         let meta = Meta::read(db, &self.key)?;
         // Packs are many and only ever added at the end, but for removals.
         let kept = match version.is_some() && meta.removals == self.meta.removals {
@@ -179,7 +203,22 @@ impl State {
         (!is_bad).then_some(Location { pack: pack.number, slot })
     }
 
-    pub(super) fn locate(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+    pub(super) fn locate(&mut self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let [id] = ids else { return self.search(db, ids) };
+        if let Some(location) = self.recent.get(id) {
+            return Ok(vec![Some(*location)]);
+        }
+        let found = self.search(db, ids)?;
+        if let [Some(location)] = found[..] {
+            if self.recent.len() == RECENT_MAX {
+                self.recent.clear();
+            }
+            self.recent.insert(*id, location);
+        }
+        Ok(found)
+    }
+
+    fn search(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
         let mut found = vec![None; ids.len()];
         let mut open: Vec<usize> = (0..ids.len()).collect();
         open.sort_unstable_by_key(|&at| ids[at]);

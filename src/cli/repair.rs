@@ -53,6 +53,9 @@ fn text(report: &RepairReport, quiet: bool) {
             };
             output::line(&format!("snapshot   {}: {would}{done}", snapshot.id));
         }
+        for pack in &report.plan.packs_mended {
+            output::line(&format!("pack       {pack}: {would}mended, to what it was when it was written"));
+        }
         report.plan.packs.iter().for_each(|pack| pack_line(pack, would));
     }
     report.damaged.iter().for_each(check::damage);

@@ -33,7 +33,8 @@ pub const DEPTH_MAX: u8 = 15;
 pub const PREFIX_MAX: usize = 2 * FRAME_RAW_MAX as usize;
 
 const MAGIC: &[u8; 8] = b"varvpack";
-const MAGIC_END: &[u8; 8] = b"varvend\n";
+/// The last bytes of a pack.
+pub const MAGIC_END: &[u8; 8] = b"varvend\n";
 
 /// Which key seals a pack, and how large it grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

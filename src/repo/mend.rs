@@ -1,5 +1,6 @@
-//! Undoing the flip of one bit, where something tells that it was undone: what a bad cell or a
-//! ray does, and a medium's own checksums miss.
+//! Undoing the flip of one bit, and cutting off what was added behind an object's end, where something
+//! tells that it was undone: what a bad cell or a ray does, and a medium's own checksums miss, or what
+//! a file system leaves that lost its power.
 //!
 //! Objects are named by the hash of their bytes, and a pack's footer has a checksum of its header
 //! and trailer; so all flips can be tried. Bytes that are many are not tried: each flip costs a
@@ -8,11 +9,15 @@
 use super::layout;
 use super::reader::{OpenPack, PackReader};
 use crate::error::{Error, Result};
-use crate::format::pack::{FOOTER_LEN, Footer, HEADER_LEN, TRAILER_MAX};
+use crate::format::pack::{FOOTER_LEN, Footer, HEADER_LEN, MAGIC_END, TRAILER_MAX};
 use crate::id::{PackId, SnapshotId};
 
 /// Bytes that are hashed in all, at most: a few seconds.
 const WORK_MAX: u64 = 1 << 34;
+/// The longest pack that is put right, several times as long as they are made.
+const PACK_MAX: u64 = 128 << 20;
+/// So many places in a pack that look like its end are tried, the last ones.
+const ENDS_MAX: usize = 16;
 
 /// Calls `is_right` with each of all forms of `bytes` with one bit flipped, until it says yes; then
 /// that form is left in `bytes`.
@@ -38,11 +43,56 @@ pub fn snapshot(id: &SnapshotId, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     (is_affordable(bytes.len()) && flip(&mut bytes, |bytes| SnapshotId::of(bytes) == *id)).then_some(bytes)
 }
 
+/// A pack's bytes as they were named, without what was added behind their end, or with the one bit
+/// flipped back in its header, trailer or footer; `None` if it was neither of these.
+pub fn pack(reader: &PackReader, id: &PackId, len: u64) -> Result<Option<Vec<u8>>> {
+    if len > PACK_MAX {
+        return Ok(None);
+    }
+    let mut bytes = reader.store().read(&layout::pack(id), PACK_MAX)?;
+    if let Some(end) = end_of(id, &bytes) {
+        bytes.truncate(end);
+        return Ok(Some(bytes));
+    }
+    let Some(Table { header, trailer, footer }) = table(reader, id, len)? else { return Ok(None) };
+    let table = [&trailer[..], &footer.encode()].concat();
+    let Some(at) = bytes.len().checked_sub(table.len()).filter(|at| *at >= HEADER_LEN) else {
+        return Ok(None);
+    };
+    bytes[..HEADER_LEN].copy_from_slice(&header);
+    bytes[at..].copy_from_slice(&table);
+    Ok((PackId::of(&bytes) == *id).then_some(bytes))
+}
+
+/// Where a pack ended to which bytes were added.
+fn end_of(id: &PackId, bytes: &[u8]) -> Option<usize> {
+    let looks_like_one = |end: &usize| {
+        end.checked_sub(FOOTER_LEN).is_some_and(|at| Footer::decode(&bytes[at..*end], *end as u64).is_ok())
+    };
+    let magics = bytes.windows(MAGIC_END.len()).enumerate().rev().filter(|(_, window)| window == MAGIC_END);
+    let ends = magics.map(|(at, _)| at + MAGIC_END.len()).filter(|end| *end < bytes.len());
+    ends.filter(looks_like_one).take(ENDS_MAX).find(|end| PackId::of(&bytes[..*end]) == *id)
+}
+
 /// Opens a pack whose header, trailer or footer has one bit flipped; an error if it is worse.
 pub fn open_pack(reader: &PackReader, id: &PackId, len: u64) -> Result<OpenPack> {
-    let worse = || Error::damaged(format!("pack {id}"), "its table of contents cannot be read");
+    match table(reader, id, len)? {
+        Some(mut table) => reader.open_parts(id, len, &table.header, &mut table.trailer, table.footer),
+        None => Err(Error::damaged(format!("pack {id}"), "its table of contents cannot be read")),
+    }
+}
+
+/// What tells what is in a pack; the three fit each other.
+struct Table {
+    header: [u8; HEADER_LEN],
+    trailer: Vec<u8>,
+    footer: Footer,
+}
+
+/// A pack's table, one bit of it flipped back if there is need; `None` if that does not do.
+fn table(reader: &PackReader, id: &PackId, len: u64) -> Result<Option<Table>> {
     if len < (HEADER_LEN + FOOTER_LEN) as u64 {
-        return Err(worse());
+        return Ok(None);
     }
     let name = layout::pack(id);
     let (mut header, mut footer) = ([0; HEADER_LEN], [0; FOOTER_LEN]);
@@ -60,7 +110,7 @@ pub fn open_pack(reader: &PackReader, id: &PackId, len: u64) -> Result<OpenPack>
                 && (flip_header(&mut header, |header| whole.fits(header, &trailer))
                     || flip(&mut trailer, |trailer| whole.fits(&header, trailer))));
         if found {
-            return reader.open_parts(id, len, &header, &mut trailer, whole);
+            return Ok(Some(Table { header, trailer, footer: whole }));
         }
     }
     let fits = |bytes: &[u8]| {
@@ -69,11 +119,10 @@ pub fn open_pack(reader: &PackReader, id: &PackId, len: u64) -> Result<OpenPack>
             && trailer_of(&footer).is_ok_and(|trailer| footer.fits(&header, &trailer))
     };
     if !flip(&mut footer, fits) {
-        return Err(worse());
+        return Ok(None);
     }
-    let footer = Footer::decode(&footer, len).map_err(|_| worse())?;
-    let mut trailer = trailer_of(&footer)?;
-    reader.open_parts(id, len, &header, &mut trailer, footer)
+    let Ok(footer) = Footer::decode(&footer, len) else { return Ok(None) };
+    Ok(Some(Table { header, trailer: trailer_of(&footer)?, footer }))
 }
 
 fn flip_header(header: &mut [u8; HEADER_LEN], is_right: impl Fn(&[u8; HEADER_LEN]) -> bool) -> bool {

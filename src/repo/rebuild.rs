@@ -32,7 +32,7 @@ impl Repo {
 
     /// Brings an index in step with the packs, and with what is known to be bad.
     pub(super) fn update(&self, mut index: Index, observer: &dyn Observer, stop: &Stop) -> Result<Catalog> {
-        let reader = PackReader::new(self.store().clone(), self.keys().clone(), self.id());
+        let reader = self.pack_reader();
         index.set_bad(self.known_bad(observer)?);
         // Who only reads has nothing to lose by trying.
         index.set_last_resort(self.intent == Intent::Read);
@@ -74,6 +74,11 @@ impl Repo {
         state.compare(&index, &self.list_packs()?);
         state.verify(index)?;
         Ok(state)
+    }
+
+    /// Reads its packs.
+    pub fn pack_reader(&self) -> PackReader {
+        PackReader::new(self.store().clone(), self.keys().clone(), self.id())
     }
 
     /// All packs in the store and their lengths.

@@ -78,6 +78,11 @@ impl LocalStore {
         Some(file)
     }
 
+    /// What is under this name next is another file.
+    fn close(&self, name: &str) {
+        unpoisoned(&self.open).retain(|(cached, _)| cached != name);
+    }
+
     fn open_object(&self, name: &str) -> Result<File> {
         // Looked at before it is opened: opening a pipe would wait for its other end.
         self.stat(name)?.ok_or_else(|| Error::missing(name))?;
@@ -163,7 +168,7 @@ impl Store for LocalStore {
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        unpoisoned(&self.open).retain(|(cached, _)| cached != name);
+        self.close(name);
         self.home.remove(checked(name)?)
     }
 
@@ -188,6 +193,14 @@ impl Store for LocalStore {
         if is_name(name) {
             self.home.mark(name);
         }
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut upload = self.create()?;
+        upload.write(bytes)?;
+        upload.replace(name)?;
+        self.close(name);
+        Ok(())
     }
 
     /// Opens the object anew, since small ones are read once, and one of them is replaced.

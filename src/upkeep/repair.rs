@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::id::PackId;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::catalog::Catalog;
-use crate::repo::{Repo, layout};
+use crate::repo::{Repo, layout, mend};
 use crate::upkeep::check::{self, CheckOptions, Damage};
 
 pub use plan::{PackPlan, Plan, SnapshotPlan, plan};
@@ -47,7 +47,14 @@ pub fn run(
     observer: &dyn Observer,
     stop: &Stop,
 ) -> Result<RepairReport> {
-    let (plan, damaged) = plan(repo, options, observer, stop)?;
+    let (mut plan, mut damaged) = plan(repo, options, observer, stop)?;
+    if !dry_run && !plan.packs_mended.is_empty() {
+        let mended = std::mem::take(&mut plan.packs_mended);
+        mend_packs(repo, &mended)?;
+        // What could not be read without them can be now.
+        (plan, damaged) = self::plan(repo, options, observer, stop)?;
+        plan.packs_mended = mended;
+    }
     let mut report =
         RepairReport { dry_run, plan, packs_written: 0, bytes_written: 0, unfinished: 0, damaged };
     if dry_run {
@@ -58,6 +65,22 @@ pub fn run(
     (report.packs_written, report.bytes_written) = (packs, bytes);
     report.damaged = check::run(repo, options, observer, stop)?.damaged;
     Ok(report)
+}
+
+/// Writes packs as they were in place of what they are.
+fn mend_packs(repo: &Repo, packs: &[PackId]) -> Result<()> {
+    let (reader, listed) = (repo.pack_reader(), repo.list_packs()?);
+    for id in packs {
+        repo.still_locked()?;
+        let bytes = match listed.get(id) {
+            Some(len) => mend::pack(&reader, id, *len)?,
+            None => None,
+        };
+        if let Some(bytes) = bytes {
+            repo.store().replace(&layout::pack(id), &bytes)?;
+        }
+    }
+    repo.store().barrier()
 }
 
 /// Carries a plan out, for the holder of the exclusive lock; how many packs were written, and

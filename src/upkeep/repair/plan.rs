@@ -20,7 +20,11 @@ use crate::upkeep::check::{self, CheckOptions, Damage, Lost};
 pub struct Plan {
     /// Copies of the configuration that are written anew.
     pub configs: Vec<String>,
-    /// Damaged packs.
+    /// Packs that are written anew just as they were: one bit had flipped in what tells what they hold,
+    /// or something was added behind their end.
+    #[serde(serialize_with = "as_texts")]
+    pub packs_mended: Vec<PackId>,
+    /// Other damaged packs.
     pub packs: Vec<PackPlan>,
     /// Snapshots whose objects are damaged.
     pub snapshots: Vec<SnapshotPlan>,
@@ -71,6 +75,10 @@ pub struct SnapshotPlan {
     bytes: Vec<u8>,
 }
 
+fn as_texts<T: ToString, S: serde::Serializer>(ids: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(ids.iter().map(T::to_string))
+}
+
 fn as_text<T: ToString, S: serde::Serializer>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&id.to_string())
 }
@@ -86,7 +94,7 @@ pub fn plan(
     let is_damaged = |name: &&str| examined.report.damaged.iter().any(|damage| damage.object == *name);
     let configs = layout::CONFIGS.iter().copied().filter(is_damaged).map(str::to_owned).collect();
     let snapshots = examined.snapshots.iter().map(|id| SnapshotPlan::new(repo, id)).collect::<Result<_>>()?;
-    let mut plan = Plan { configs, packs: Vec::new(), snapshots, bad: examined.bad };
+    let mut plan = Plan { configs, snapshots, bad: examined.bad, ..Plan::default() };
     if !plan.bad.packs.is_empty() {
         plan.look_into(repo, examined.lost, observer, stop)?;
     }
@@ -98,6 +106,7 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         let idle = |pack: &PackPlan| pack.chunks_saved == 0 && !pack.removed;
         self.configs.is_empty()
+            && self.packs_mended.is_empty()
             && self.packs.iter().all(idle)
             && self.snapshots.iter().all(|snapshot| snapshot.action == "leave")
     }
@@ -116,8 +125,14 @@ impl Plan {
         let catalog = repo.catalog(observer, stop)?;
         catalog.shun_bad()?;
         let listed = repo.list_packs()?;
-        let damaged = self.bad.packs.keys().filter_map(|id| Some((*id, *listed.get(id)?)));
-        self.packs = damaged.map(|(id, bytes)| PackPlan::new(id, bytes)).collect();
+        for id in self.bad.packs.keys() {
+            stop.check()?;
+            let Some(len) = listed.get(id) else { continue };
+            match is_mendable(&catalog, id, *len)? {
+                true => self.packs_mended.push(*id),
+                false => self.packs.push(PackPlan::new(*id, *len)),
+            }
+        }
         self.lead_elsewhere(&catalog)?;
         let bytes = self.packs.iter().map(|pack| pack.bytes).sum();
         observer.event(Event::Phase { name: "reading damaged packs", bytes: Some(bytes) });
@@ -162,6 +177,14 @@ impl Plan {
             })?;
         }
         Ok(missing)
+    }
+}
+
+/// Whether a pack can be put right as a whole.
+fn is_mendable(catalog: &Catalog, id: &PackId, len: u64) -> Result<bool> {
+    match mend::pack(catalog.reader(), id, len) {
+        Ok(mended) => Ok(mended.is_some()),
+        Err(error) => unless_damage(error).map(|()| false),
     }
 }
 

@@ -74,15 +74,15 @@ impl Moves {
         }
     }
 
-    /// A base as it is found now.
-    fn follow(&self, base: &mut PackedBase) -> Result<()> {
+    /// A base as it is found now. One that does not lie in the frame it names, since another pack has
+    /// taken that pack's place, stays as it is: nobody can read what is compressed against it.
+    fn follow(&self, base: &mut PackedBase) {
         let moved = base.pack.and_then(|pack| self.places.get(&(pack, base.frame)));
-        if let Some((from, to)) = moved {
-            let first = base.slot.checked_sub(from.slot);
-            let first = first.ok_or(Error::Internal("a base begins before its frame"))?;
+        if let Some((from, to)) = moved
+            && let Some(first) = base.slot.checked_sub(from.slot)
+        {
             *base = PackedBase { pack: to.pack, frame: to.frame, slot: to.slot + first, ..*base };
         }
-        Ok(())
     }
 }
 
@@ -166,7 +166,7 @@ impl<'s> Packs<'s> {
             None => open.insert(PackWriter::new(self.store, self.keys, self.repository, class)?),
         };
         for base in frame.bases_mut() {
-            self.moves.follow(base)?;
+            self.moves.follow(base);
         }
         // Only data frames are compressed against others.
         if let (Class::Data, Some(from)) = (class, frame.from()) {
@@ -183,5 +183,29 @@ impl<'s> Packs<'s> {
             self.moves.close(pack.id());
         }
         closed.send(pack).map_err(|_| Error::Internal("packs are not published any more"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bases_follow_their_frame_and_others_stay() {
+        let place = |pack, frame, slot| FramePlace { pack: Some(PackId([pack; 32])), frame, slot };
+        let base = |pack, frame, slot| PackedBase { pack: Some(PackId([pack; 32])), frame, slot, count: 2 };
+        let mut moves = Moves::default();
+        moves.add(place(1, 3, 10), FramePlace { pack: None, ..place(0, 0, 4) });
+        moves.close(PackId([2; 32]));
+        for (before, after) in [
+            (base(1, 3, 12), base(2, 0, 6)),
+            (base(1, 2, 8), base(1, 2, 8)),
+            // Another pack has taken that pack's place: there the frame begins later.
+            (base(1, 3, 9), base(1, 3, 9)),
+        ] {
+            let mut moved = before;
+            moves.follow(&mut moved);
+            assert_eq!(moved, after);
+        }
     }
 }

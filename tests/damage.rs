@@ -112,6 +112,26 @@ fn each_copy_of_the_configuration_is_enough() {
     }
 }
 
+/// The last line has a checksum that anybody can compute, and one that needs the key.
+#[test]
+fn each_copy_is_enough_whatever_byte_of_the_other_is_spoilt() {
+    let varv = Varv::new();
+    for name in ["config", "config.copy"] {
+        let file = varv.repository.join(name);
+        let whole = fs::read(&file).unwrap();
+        for at in (0..whole.len() - 150).step_by(41).chain(whole.len() - 150..whole.len()) {
+            let mut spoilt = whole.clone();
+            spoilt[at] ^= 1 << (at % 8);
+            fs::write(&file, &spoilt).unwrap();
+            let done = varv.run(args!["snapshots"]);
+            assert_eq!(done.code, Some(0), "byte {at}: {done:?}");
+        }
+        let repaired = varv.run(args!["repair"]);
+        assert_eq!(repaired.code, Some(0), "{repaired:?}");
+        assert_eq!(fs::read(&file).unwrap(), whole);
+    }
+}
+
 #[test]
 fn a_spoilt_index_is_made_anew() {
     for kind in KINDS {

@@ -217,24 +217,33 @@ impl Config {
     pub fn decode(bytes: &[u8]) -> Result<Signed, ConfigError> {
         let malformed = |why: &str| ConfigError::Malformed(why.to_string());
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
-        let (first, rest) = text.split_once('\n').ok_or(ConfigError::Foreign)?;
-        check_format(first)?;
-        let (json, last) = rest.split_once('\n').ok_or_else(|| malformed("it ends too early"))?;
-        let (check, mac) = last
-            .strip_suffix('\n')
-            .and_then(|l| l.strip_prefix("check "))
-            .and_then(|l| l.split_once(" mac "))
-            .ok_or_else(|| malformed("its last line is not a checksum"))?;
-        let signed = &text[..first.len() + json.len() + 2];
+        let (first, _) = text.split_once('\n').ok_or(ConfigError::Foreign)?;
+        let format = check_format(first);
+        let Some((signed, check, mac)) = sealed(text) else {
+            // A newer format may end otherwise.
+            return Err(format.err().unwrap_or_else(|| malformed("its last line is not a checksum")));
+        };
         if hex(&checksum::<32>(&[signed.as_bytes()])) != check {
-            return Err(malformed("its checksum does not fit"));
+            return Err(match format {
+                Err(ConfigError::Foreign) => ConfigError::Foreign,
+                _ => malformed("its checksum does not fit"),
+            });
         }
+        format?;
+        let json = signed.get(first.len() + 1..).unwrap_or_default();
         let config: Config = serde_json::from_str(json).map_err(|e| ConfigError::Malformed(e.to_string()))?;
         if config.repository_id().is_none() {
             return Err(malformed("its id is not one"));
         }
         Ok(Signed { config, signed: signed.to_string(), mac: mac.to_string() })
     }
+}
+
+/// What is signed, its checksum and its MAC.
+fn sealed(text: &str) -> Option<(&str, &str, &str)> {
+    let (lines, last) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let (check, mac) = last.strip_prefix("check ")?.split_once(" mac ")?;
+    Some((&text[..lines.len() + 1], check, mac))
 }
 
 fn check_format(line: &str) -> Result<(), ConfigError> {
@@ -306,9 +315,12 @@ mod tests {
         let bytes = sample().encode(&[1; 32]);
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
-            flipped[at] ^= 1;
-            let noticed = Config::decode(&flipped).map(|s| s.is_authentic(&[1; 32]));
-            assert_ne!(noticed, Ok(true), "byte {at}");
+            for bit in 0..8 {
+                flipped[at] = bytes[at] ^ 1 << bit;
+                let noticed = Config::decode(&flipped).map(|s| s.is_authentic(&[1; 32]));
+                let is_newer = matches!(noticed, Err(ConfigError::Newer { .. }));
+                assert!(noticed != Ok(true) && !is_newer, "bit {bit} of byte {at}");
+            }
             assert!(Config::decode(&bytes[..at]).is_err());
         }
     }

@@ -149,25 +149,17 @@ impl Repo {
     pub fn open_on(store: Arc<dyn Store>, root: &Path, options: &OpenOptions) -> Result<Self> {
         // Without a configuration nothing may be locked, or a folder of locks would be left in
         // whatever was named by mistake.
-        read_config(&*store, root)?;
+        read_configs(&*store, root)?;
         let lock_mode = lock::mode_for(root)?;
         let lock = take_lock(root, lock_mode, options)?;
-        let (signed, mut notices) = read_config(&*store, root)?;
+        let (configs, mut notices) = read_configs(&*store, root)?;
+        let (signed, (keys, slot), spoilt) = first_good(configs, |signed| unlock(signed, options.secret))?;
+        notices.extend(spoilt.map(|e| format!("{e}; its other copy is used")));
         notices.extend(interrupted(root, lock_mode));
-        if !signed.config.encrypted && matches!(options.secret, Some(Secret::KeyFile(_) | Secret::Master(_)))
-        {
-            return Err(Error::Refused(
-                "the repository is not encrypted, but a key was given: leave it away if that is right".into(),
-            ));
-        }
         if !signed.config.encrypted && options.secret.is_some() {
             notices.push("the repository is not encrypted; the passphrase is not used".into());
         }
         let id = signed.config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
-        let (keys, slot) = Keys::unwrap(&id, &signed.config.slots, options.secret, signed.config.encrypted)?;
-        if !signed.is_authentic(&keys.config_mac()) {
-            return Err(not_authentic(options.secret));
-        }
         if lock.is_none() && options.intent == Intent::Read {
             notices.push("the repository cannot be written to: it is read without a lock".into());
         }
@@ -249,10 +241,8 @@ impl Repo {
         let exclusive = intent == Intent::Change;
         self.lock = Some(lock::acquire(&self.root, self.lock_mode, exclusive, lock_wait, command, stop)?);
         self.intent = intent;
-        let (signed, _) = read_config(&*self.store, &self.root)?;
-        if !signed.is_authentic(&self.keys.config_mac()) {
-            return Err(not_authentic(None));
-        }
+        let (configs, _) = read_configs(&*self.store, &self.root)?;
+        let (signed, ..) = first_good(configs, |signed| check_authentic(signed, &self.keys, None))?;
         self.config = signed.config;
         Ok(())
     }
@@ -292,12 +282,43 @@ impl Repo {
     }
 }
 
+/// The keys that the secret opens in a configuration, and the slot's name.
+fn unlock(signed: &Signed, secret: Option<&Secret>) -> Result<(Keys, String)> {
+    let config = &signed.config;
+    if !config.encrypted && matches!(secret, Some(Secret::KeyFile(_) | Secret::Master(_))) {
+        return Err(Error::Refused(
+            "the repository is not encrypted, but a key was given: leave it away if that is right".into(),
+        ));
+    }
+    let id = config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
+    let (keys, slot) = Keys::unwrap(&id, &config.slots, secret, config.encrypted)?;
+    check_authentic(signed, &keys, secret).map(|()| (keys, slot))
+}
+
+/// The first configuration that `check` makes something of, and what was wrong with those before.
+fn first_good<T>(
+    configs: Vec<Signed>,
+    mut check: impl FnMut(&Signed) -> Result<T>,
+) -> Result<(Signed, T, Option<Error>)> {
+    let mut first_error = None;
+    for signed in configs {
+        match check(&signed) {
+            Ok(made) => return Ok((signed, made, first_error)),
+            Err(e) => drop(first_error.get_or_insert(e)),
+        }
+    }
+    Err(first_error.unwrap_or(Error::Internal("there is no configuration")))
+}
+
 /// A slot's keys fit the repository that they are wrapped for; a recovery code may be another's.
-fn not_authentic(secret: Option<&Secret>) -> Error {
-    match secret {
+fn check_authentic(signed: &Signed, keys: &Keys, secret: Option<&Secret>) -> Result<()> {
+    if signed.is_authentic(&keys.config_mac()) {
+        return Ok(());
+    }
+    Err(match secret {
         Some(Secret::Master(_)) => Error::WrongKey("the recovery code is not of this repository".into()),
         _ => Error::damaged("config", "it was changed by somebody without the key"),
-    }
+    })
 }
 
 fn take_lock(root: &Path, mode: LockMode, options: &OpenOptions) -> Result<Option<Lock>> {
@@ -333,18 +354,16 @@ fn write_config(store: &dyn Store, config: &Config, keys: &Keys) -> Result<()> {
     Ok(())
 }
 
-/// The newest valid copy of the configuration, and what is wrong with the other.
-fn read_config(store: &dyn Store, root: &Path) -> Result<(Signed, Vec<String>)> {
-    let mut best: Option<Signed> = None;
+/// The copies of the configuration that are whole, the newest first and equal ones once, and what is
+/// wrong with the others.
+fn read_configs(store: &dyn Store, root: &Path) -> Result<(Vec<Signed>, Vec<String>)> {
+    let mut whole: Vec<Signed> = Vec::new();
     let mut notices = Vec::new();
     let mut first_error = None;
     for name in layout::CONFIGS {
         match read_config_copy(store, name) {
-            Ok(signed) => {
-                if best.as_ref().is_none_or(|best| best.config.generation < signed.config.generation) {
-                    best = Some(signed);
-                }
-            }
+            Ok(signed) if whole.contains(&signed) => {}
+            Ok(signed) => whole.push(signed),
             Err(e @ Error::NewerFormat { .. }) => return Err(e),
             Err(e) => {
                 notices.push(format!("{e}; its other copy is used"));
@@ -352,12 +371,13 @@ fn read_config(store: &dyn Store, root: &Path) -> Result<(Signed, Vec<String>)> 
             }
         }
     }
-    match (best, first_error) {
-        (Some(signed), _) => Ok((signed, notices)),
-        (None, Some(Error::Missing { .. }) | None) => {
+    whole.sort_by_key(|signed| std::cmp::Reverse(signed.config.generation));
+    match first_error {
+        _ if !whole.is_empty() => Ok((whole, notices)),
+        Some(Error::Missing { .. }) | None => {
             Err(Error::NoRepository { path: root.to_path_buf(), why: "it has no configuration".into() })
         }
-        (None, Some(e)) => Err(e),
+        Some(e) => Err(e),
     }
 }
 

@@ -80,6 +80,17 @@ impl House {
         self.states.insert(id, read(&self.source));
     }
 
+    /// The later ones are compressed against the one before, in packs with something else.
+    fn three_nights_of_a_table(&mut self) {
+        let mut table = bytes(5, 2_000_000);
+        for night in 3..6 {
+            fs::write(self.source.join("table"), &table).unwrap();
+            fs::write(self.source.join(format!("b/night{night}")), bytes(night, 150_000)).unwrap();
+            self.backup();
+            (0..table.len()).step_by(50_000).for_each(|at| table[at] ^= 1);
+        }
+    }
+
     fn json(&self, words: &[OsString]) -> (i32, Value) {
         let done = self.varv.run(&[args!["--json"], words].concat());
         assert!(matches!(done.code, Some(0 | 4)), "{words:?}: {done:?}");
@@ -179,12 +190,7 @@ fn packs_of_every_kind_damaged_in_every_way() {
 fn what_is_compressed_against_a_mended_pack_can_be_read_again() {
     for kind in ["in the trailer", "grown"] {
         let mut house = House::new();
-        let mut table = bytes(5, 2_000_000);
-        for _ in 0..3 {
-            fs::write(house.source.join("table"), &table).unwrap();
-            house.backup();
-            (0..table.len()).step_by(50_000).for_each(|at| table[at] ^= 1);
-        }
+        house.three_nights_of_a_table();
         for pack in house.objects("packs") {
             damage(&pack, kind);
         }
@@ -196,6 +202,39 @@ fn what_is_compressed_against_a_mended_pack_can_be_read_again() {
         assert!(stats["saved"]["bytes_deltas"].as_u64().unwrap() > 0, "{stats}");
         house.every_snapshot_restores_or_is_named(&report);
     }
+}
+
+/// Once what it hurt is forgotten, it is in nobody's way.
+#[test]
+fn a_base_whose_table_is_lost_does_not_stop_prune() {
+    let mut house = House::new();
+    house.three_nights_of_a_table();
+    let base =
+        house.objects("packs").into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    support::chmod(&base, 0o600);
+    overwrite(&base, fs::metadata(&base).unwrap().len() - 90, &[7; 50]);
+    assert_eq!(house.json(args!["check", "--read-data"]).0, 4);
+    house.json(args!["repair"]);
+    house.backup();
+    let restores = |id: &str| {
+        let target = house.varv.path("restored");
+        let done = house.varv.run(args!["restore", "-q", "--snapshot", id, &house.source, &target]);
+        let _ = fs::remove_dir_all(&target);
+        done.code == Some(0)
+    };
+    let ids: Vec<String> =
+        house.varv.snapshots().iter().map(|row| row["id"].as_str().unwrap().to_string()).collect();
+    let hurt: Vec<&String> = ids.iter().filter(|id| !restores(id)).collect();
+    assert!(!hurt.is_empty() && hurt.len() < ids.len(), "{hurt:?}");
+    for id in hurt {
+        assert_eq!(house.varv.run(args!["forget", id]).code, Some(0));
+    }
+    let pruned = house.varv.run(args!["prune"]);
+    assert_eq!(pruned.code, Some(0), "{pruned:?}");
+    assert!(!base.exists());
+    let (code, report) = house.json(args!["check", "--read-data"]);
+    assert_eq!((code, damaged(&report)), (0, 0), "{report}");
+    house.every_snapshot_restores_or_is_named(&report);
 }
 
 #[test]

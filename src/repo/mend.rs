@@ -59,6 +59,9 @@ pub fn pack(reader: &PackReader, id: &PackId, len: u64) -> Result<Option<Vec<u8>
     let Some(at) = bytes.len().checked_sub(table.len()).filter(|at| *at >= HEADER_LEN) else {
         return Ok(None);
     };
+    if bytes[..HEADER_LEN] == header && bytes[at..] == table {
+        return Ok(None);
+    }
     bytes[..HEADER_LEN].copy_from_slice(&header);
     bytes[at..].copy_from_slice(&table);
     Ok((PackId::of(&bytes) == *id).then_some(bytes))

@@ -27,6 +27,8 @@ pub struct Needs {
     dependants: BTreeMap<u32, BTreeSet<u32>>,
     /// Frames that are made against what is gone, by their first ordinals.
     baseless: BTreeMap<u64, Baseless>,
+    /// Packs whose tables cannot be read and that no snapshot needs: as good as gone.
+    unreadable: HashSet<PackId>,
     /// Whether packs that nobody needs need what they are made against too.
     of_all_packs: bool,
     /// Whose needs these are.
@@ -182,11 +184,12 @@ impl Needs {
         stop: &Stop,
     ) -> Result<()> {
         self.baseless.clear();
+        self.unreadable.clear();
         loop {
-            let before = self.baseless.len();
+            let before = (self.baseless.len(), self.unreadable.len());
             (self.bases, self.dependants) = Default::default();
             self.mark_readable(catalog, packs, observer, stop)?;
-            if self.baseless.len() == before {
+            if (self.baseless.len(), self.unreadable.len()) == before {
                 return self.refuse_baseless();
             }
         }
@@ -211,8 +214,11 @@ impl Needs {
         while let Some(number) = open.pop_last() {
             stop.check()?;
             let Some(pack) = by_number.get(&number).filter(|_| done.insert(number)) else { continue };
-            let trailer = catalog.reader().open(&pack.id, pack.len)?.trailer;
-            open.extend(self.mark_bases_of(pack, &trailer, &by_id)?);
+            match catalog.reader().open(&pack.id, pack.len) {
+                Ok(opened) => open.extend(self.mark_bases_of(pack, &opened.trailer, &by_id)?),
+                Err(e) if e.is_damage() && self.live_in(pack) == 0 => drop(self.unreadable.insert(pack.id)),
+                Err(e) => return Err(e),
+            }
             observer.event(Event::Advance { bytes: pack.len, files: 0 });
         }
         Ok(())
@@ -279,6 +285,7 @@ impl Needs {
         let mut found = Vec::with_capacity(frame.bases.len());
         for base in &frame.bases {
             let below = match base_pack(pack, trailer, base, packs)? {
+                Ok(below) if self.unreadable.contains(&below.id) => return Ok(Err(below.id)),
                 Ok(below) => below,
                 Err(gone) => return Ok(Err(gone)),
             };
@@ -297,7 +304,12 @@ impl Needs {
 
     /// Whether snapshots need all chunks of a pack.
     pub fn is_live_whole(&self, pack: &PackRecord) -> bool {
-        self.live.count(pack.first_ordinal, pack.chunks.into()) == u64::from(pack.chunks)
+        self.live_in(pack) == u64::from(pack.chunks)
+    }
+
+    /// How many chunks of a pack snapshots need.
+    fn live_in(&self, pack: &PackRecord) -> u64 {
+        self.live.count(pack.first_ordinal, pack.chunks.into())
     }
 
     /// Whether snapshots need this chunk of a pack, in this place.

@@ -383,6 +383,34 @@ fn killed_in_the_middle_nothing_is_lost() {
     }
 }
 
+/// A file below an overlay's upper or lower directory, and the same as the overlay shows it.
+#[test]
+fn one_file_in_two_places_is_not_removed() {
+    let home = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = |name: &str| {
+        let path = home.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(dir);
+    fs::write(upper.join("a"), "only in the upper").unwrap();
+    fs::write(lower.join("b"), "only in the lower").unwrap();
+    let option = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let options =
+        [option("lowerdir", &lower), option("upperdir", &upper), option("workdir", &work)].join(",");
+    let Some(_mount) = Mount::new(&["-t", "overlay", "-o", &options, "none"], &merged) else { return };
+    let report = home.path().join("report");
+    for roots in [[&upper, &lower, &merged], [&merged, &upper, &lower]] {
+        let [first, second, third] = roots;
+        fs::write(&report, varv(args![first, second, third, "--json"]).stdout).unwrap();
+        varv(args!["--apply", &report, "--remove", "--keep", "first-root"]);
+        assert_eq!(fs::read(upper.join("a")).unwrap(), b"only in the upper");
+        assert_eq!(fs::read(lower.join("b")).unwrap(), b"only in the lower");
+        let left = fs::read_dir(&upper).unwrap().chain(fs::read_dir(&lower).unwrap());
+        assert!(left.map(|entry| entry.unwrap().file_name()).all(|name| name.len() == 1));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]

@@ -13,8 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, fstat, ioctl_ficlone, linkat, openat, renameat,
-    renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, StatxFlags, fstat, ioctl_ficlone, linkat,
+    openat, renameat, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -73,6 +73,13 @@ impl Known {
     /// time, so that does not count.
     fn is_unchanged(&self) -> bool {
         fstat(&self.file).is_ok_and(|now| is_same(&self.stat, &now))
+    }
+
+    /// When its inode changed, as whoever serves the file system has it; none if it cannot say.
+    fn inode_changed(&self) -> Option<(i64, u32)> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        let now = statx(&self.file, "", flags, StatxFlags::CTIME).ok()?;
+        Some((now.stx_ctime.tv_sec, now.stx_ctime.tv_nsec))
     }
 
     /// Whether it still has the name that it was opened by.
@@ -282,10 +289,18 @@ impl<'p> Place<'p> {
         }
         let aside = self.aside()?;
         let flags = RenameFlags::NOREPLACE;
+        let before = kept.inode_changed();
         renameat_with(&self.dir, self.name, &self.dir, &aside, flags).at("set aside", self.path)?;
-        if !(is_same(&other.stat, &self.look(&aside)?) && other.is_unchanged() && kept.is_there()) {
+        // Setting a file aside changes its inode's time. If that of a file on another file system
+        // goes along, it is the same one: overlays and the like show a file in two places.
+        let is_alias = kept.stat.st_dev != other.stat.st_dev && kept.inode_changed() != before;
+        let is_left = is_same(&other.stat, &self.look(&aside)?) && other.is_unchanged() && kept.is_there();
+        if is_alias || !is_left {
             renameat_with(&self.dir, &aside, &self.dir, self.name, flags).at("put back", self.path)?;
-            return Err(changed(self.path));
+            return Err(match is_alias {
+                true => Error::Refused(format!("it seems to be {} in another place", kept.path.display())),
+                false => changed(self.path),
+            });
         }
         self.unlink(&aside)
     }

@@ -379,8 +379,55 @@ fn killed_in_the_middle_nothing_is_lost() {
         plan.apply(0, args![action, "--keep", "oldest"]);
         let inodes: BTreeSet<u64> = plan.inodes().into_values().collect();
         assert_eq!(inodes.len(), 40, "{action}");
+        assert!(plan.names().iter().all(|name| !name.contains("varv")), "{action}: {:?}", plan.names());
         assert!(usual > 0);
     }
+}
+
+/// Files, links to some of them, and what is there in the end.
+type Left = (&'static [(&'static str, &'static str, u64)], &'static [(&'static str, &'static str)]);
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next() {
+    const LEFT: &str = ".varv-dupes-0123456789abcdef-b";
+    // A file that was set aside, or replaced; a link that was to be exchanged; both at once.
+    let cases: [Left; 3] = [
+        (&[("aa", "same", 5), (LEFT, "same", 9)], &[]),
+        (&[("aa", "same", 5), ("b", "same", 4)], &[("aa", LEFT)]),
+        (
+            &[("aa", "same", 5), ("b", "same", 4), (LEFT, "same", 9)],
+            &[("b", ".varv-dupes-0000000000000000-c")],
+        ),
+    ];
+    for action in ACTIONS {
+        for (files, links) in cases {
+            let plan = Plan::new(files);
+            for (from, to) in links {
+                fs::hard_link(plan.path(from), plan.path(to)).unwrap();
+            }
+            plan.look(args![]);
+            let script = plan.apply(0, args![action, "--keep", "oldest", "--dry-run"]).stdout;
+            plan.apply(0, args![action, "--keep", "oldest"]);
+            let own = files.iter().map(|(name, ..)| (*name).to_owned()).filter(|name| *name != LEFT);
+            let mut expected: BTreeSet<String> = own.collect();
+            if action == "--remove" {
+                expected = ["aa".to_owned()].into();
+            }
+            assert_eq!(plan.names(), expected, "{action} {files:?}");
+            assert!(String::from_utf8(script).unwrap().contains("rm -- "), "{action} {files:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_is_named_and_never_taken_for_rubbish() {
+    const LEFT: &str = ".varv-dupes-0123456789abcdef-b";
+    let plan = Plan::new(&[(LEFT, "the only copy", 1), ("aa", "same", 5), ("b", "same", 4)]);
+    let done = varv(args![plan.root()]);
+    done.expect(0, args![]);
+    done.says(&["1 files were set aside by a run of --apply that was killed", LEFT]);
+    plan.apply(0, args!["--remove", "--keep", "oldest"]);
+    assert_eq!(plan.names(), [LEFT.to_owned(), "aa".into()].into());
 }
 
 /// A file below an overlay's upper or lower directory, and the same as the overlay shows it.
@@ -408,6 +455,32 @@ fn one_file_in_two_places_is_not_removed() {
         assert_eq!(fs::read(lower.join("b")).unwrap(), b"only in the lower");
         let left = fs::read_dir(&upper).unwrap().chain(fs::read_dir(&lower).unwrap());
         assert!(left.map(|entry| entry.unwrap().file_name()).all(|name| name.len() == 1));
+    }
+}
+
+/// Files that not even root may change, and a file system on which nobody may.
+#[test]
+fn what_cannot_be_changed_is_named_and_the_rest_done() {
+    let plan = Plan::new(&[]);
+    let Some(_mount) = Mount::tmpfs(16, &plan.root()) else { return };
+    let names = ["a", "locked/b", "c"];
+    fs::create_dir(plan.path("locked")).unwrap();
+    names.iter().for_each(|name| fs::write(plan.path(name), "same").unwrap());
+    let words = ["-o", "bind", plan.path("locked").to_str().unwrap()].map(str::to_owned);
+    let Some(_bind) = Mount::new(&words.each_ref().map(String::as_str), &plan.path("locked")) else { return };
+    assert!(support::system::run("mount", &["-o", "remount,bind,ro", plan.path("locked").to_str().unwrap()]));
+    for action in ACTIONS {
+        plan.look(args![]);
+        plan.apply(3, args![action, "--keep", "shortest-path"]).says(&["locked/b", "Read-only"]);
+        let inodes = plan.inodes();
+        assert_eq!(
+            inodes.get(&b"c"[..]).is_some_and(|inode| *inode == inodes[&b"a"[..]]),
+            action == "--hardlink"
+        );
+        assert_eq!(plan.contents()[&b"locked/b"[..]], b"same");
+        assert!(plan.names().iter().all(|name| !name.contains("varv")), "{action}: {:?}", plan.names());
+        let _ = fs::remove_file(plan.path("c"));
+        fs::write(plan.path("c"), "same").unwrap();
     }
 }
 

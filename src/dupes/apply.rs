@@ -5,22 +5,27 @@
 //! before it is touched (`act`).
 
 mod act;
+pub mod leftover;
 mod plan;
+mod rows;
 
-use std::cmp::Reverse;
 use std::fs::File;
 use std::io::{BufReader, Seek};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::Problems;
 use super::record::Inode;
 use super::report::FileRow;
+use super::sorter::Temporary;
 use crate::error::{Error, IoContext, Result};
 use crate::observe::{Event, Observer, Stop};
 use crate::text::unescape;
 use act::{Actor, Known};
-use plan::Planned;
+use leftover::is_leftover;
+use plan::Plan;
+use rows::Planned;
 
 /// What is done to a file that is equal to the one that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,8 @@ pub struct Options {
     pub keep: Keep,
     /// Only check, and tell.
     pub dry_run: bool,
+    /// Where what does not fit in memory goes.
+    pub temporary: Temporary,
 }
 
 /// What was counted.
@@ -81,6 +88,8 @@ pub struct Totals {
 /// One step: what is done to a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step<'a> {
+    /// What: a name that a killed run left is removed, whatever is done to others.
+    pub action: Action,
     /// A path of the file that is kept.
     pub kept: &'a Path,
     /// The name.
@@ -107,15 +116,17 @@ pub fn run(
 ) -> Result<Applied> {
     let begin = Instant::now();
     let mut file = File::open(&options.report).at("open", &options.report)?;
+    let Options { report, keep, temporary, .. } = options;
+    let plan = Plan { report, keep: *keep, temporary };
     // A report that ends early is found out before anything is done.
-    let reader = |file: &File| file.try_clone().map(BufReader::new).at("read", &options.report);
-    plan::for_each_group(reader(&file)?, &options.report, &mut |_| stop.check())?;
-    file.rewind().at("read", &options.report)?;
+    let reader = |file: &File| file.try_clone().map(BufReader::new).at("read", report);
+    plan.for_each_group(reader(&file)?, &mut |_| stop.check())?;
+    file.rewind().at("read", report)?;
     observer.event(Event::Phase { name: "comparing", bytes: None });
     let problems = Problems::new(observer);
     let mut applier =
         Applier { options, problems: &problems, actor: Actor::new(stop), totals: Totals::default(), each };
-    plan::for_each_group(reader(&file)?, &options.report, &mut |group| {
+    plan.for_each_group(reader(&file)?, &mut |group| {
         stop.check()?;
         applier.group(group)
     })?;
@@ -143,17 +154,7 @@ fn is_about_one_file(error: &Error) -> bool {
 impl Applier<'_> {
     fn group(&mut self, group: Planned) -> Result<()> {
         self.totals.groups += 1;
-        let Some(kept) = choose(&group.files, self.options.keep) else { return Ok(()) };
-        let others: Vec<&FileRow> = group
-            .files
-            .iter()
-            .enumerate()
-            .filter(|(number, file)| *number != kept && !file.reference)
-            .map(|(_, file)| file)
-            .collect();
-        let Some(kept) = group.files.get(kept).filter(|_| !others.is_empty()) else { return Ok(()) };
-        let shares = |file: &FileRow| self.options.action == Action::Reflink && file.copy == kept.copy;
-        let others: Vec<&FileRow> = others.into_iter().filter(|file| !shares(file)).collect();
+        let Some(kept) = &group.kept else { return Ok(()) };
         let path = path_of_row(&kept.path)?;
         let open = match self.actor.open(&path, kept, group.bytes) {
             Ok(open) => open,
@@ -167,34 +168,57 @@ impl Applier<'_> {
             // What is kept may be all that is left after a power failure.
             open.file.sync_data().at("sync", &path)?;
         }
-        for other in others {
-            match self.file(&open, other, group.bytes) {
-                Err(error) if is_about_one_file(&error) => {
-                    self.problems.say(&path_of_row(&other.path)?, &error.to_string());
-                }
-                result => result?,
-            }
-        }
-        Ok(())
+        self.file(&open, kept, kept, group.bytes)?;
+        group.for_each_other(|other| self.file(&open, kept, &other, group.bytes))
     }
 
-    fn file(&mut self, kept: &Known, row: &FileRow, len: u64) -> Result<()> {
-        let names = std::iter::once(&row.path).chain(&row.links).map(|name| path_of_row(name));
-        let names = names.collect::<Result<Vec<PathBuf>>>()?;
-        let Some(first) = names.first() else { return Ok(()) };
-        let other = self.actor.open(first, row, len)?;
-        if (other.stat.st_dev, other.stat.st_ino) == (kept.stat.st_dev, kept.stat.st_ino) {
-            // Done before, or by somebody else.
+    /// Does it to a file, or says why not.
+    fn file(&mut self, open: &Known, kept: &FileRow, row: &FileRow, len: u64) -> Result<()> {
+        if row.reference {
             return Ok(());
         }
-        self.actor.compare(kept, &other)?;
-        let has_more_names = Inode::new(&other.stat).links as usize > names.len();
-        self.actor.allow(self.options.action, kept, &other, has_more_names)?;
+        let names = std::iter::once(&row.path).chain(&row.links).map(|name| path_of_row(name));
+        let names = names.collect::<Result<Vec<PathBuf>>>()?;
+        let shares = self.options.action == Action::Reflink && row.copy == kept.copy;
+        match self.names(open, row, len, &names, shares || row == kept) {
+            Err(error) if is_about_one_file(&error) => {
+                self.problems.say(&path_of_row(&row.path)?, &error.to_string());
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Does it to all names of a file; if that `is_done`, to those that a killed run left.
+    fn names(
+        &mut self,
+        kept: &Known,
+        row: &FileRow,
+        len: u64,
+        names: &[PathBuf],
+        is_done: bool,
+    ) -> Result<()> {
+        let left = |name: &&PathBuf| is_leftover(name.as_os_str().as_bytes()) && **name != kept.path;
+        let Some(first) = names.first().filter(|_| !is_done || names.iter().any(|name| left(&name))) else {
+            return Ok(());
+        };
+        let other = self.actor.open(first, row, len)?;
+        // Done before, or by somebody else.
+        let is_kept = (other.stat.st_dev, other.stat.st_ino) == (kept.stat.st_dev, kept.stat.st_ino);
+        let names: Vec<&PathBuf> = names.iter().filter(|name| !(is_done || is_kept) || left(name)).collect();
+        if !is_kept {
+            self.actor.compare(kept, &other)?;
+        }
+        let action = |name: &PathBuf| if left(&name) { Action::Remove } else { self.options.action };
+        let has_more_names = Inode::new(&other.stat).links as usize > 1 + row.links.len();
+        if let Some(first) = names.first() {
+            self.actor.allow(action(first), kept, &other, has_more_names)?;
+        }
         let mut done: Vec<&Path> = Vec::new();
         for name in &names {
-            let step = Step { kept: &kept.path, name, first: done.first().copied() };
+            let step = Step { action: action(name), kept: &kept.path, name, first: done.first().copied() };
             if !self.options.dry_run {
-                match self.actor.act(self.options.action, kept, &other, &step) {
+                match self.actor.act(kept, &other, &step) {
                     Err(error) if is_about_one_file(&error) && !done.is_empty() => {
                         self.problems.say(name, &error.to_string());
                         continue;
@@ -206,33 +230,14 @@ impl Applier<'_> {
             self.totals.names += 1;
             done.push(name);
         }
-        self.totals.files += 1;
-        if !has_more_names && done.len() == names.len() {
-            self.totals.bytes += other.stat.st_blocks as u64 * 512;
+        if names.len() == 1 + row.links.len() {
+            self.totals.files += 1;
+            if !has_more_names && done.len() == names.len() {
+                self.totals.bytes += other.stat.st_blocks as u64 * 512;
+            }
         }
         Ok(())
     }
-}
-
-/// The number of the file that is kept.
-fn choose(files: &[FileRow], keep: Keep) -> Option<usize> {
-    let any_reference = files.iter().any(|file| file.reference);
-    let candidates = files.iter().enumerate().filter(|(_, file)| file.reference == any_reference);
-    // A file whose time no calendar has is kept last of all.
-    let chosen = match keep {
-        Keep::Oldest => {
-            candidates.min_by_key(|(_, file)| (file.modified.is_none(), file.modified, &file.path))
-        }
-        Keep::Newest => {
-            candidates.min_by_key(|(_, file)| (file.modified.is_none(), Reverse(file.modified), &file.path))
-        }
-        Keep::FirstRoot => candidates.min_by_key(|(_, file)| (file.root, &file.path)),
-        Keep::ShortestPath => {
-            let len = |file: &FileRow| unescape(&file.path).map_or(usize::MAX, |path| path.len());
-            candidates.min_by_key(|(_, file)| (len(file), &file.path))
-        }
-    };
-    chosen.map(|(number, _)| number)
 }
 
 fn path_of_row(text: &str) -> Result<PathBuf> {

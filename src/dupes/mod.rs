@@ -182,6 +182,11 @@ impl<'a> Problems<'a> {
         }
     }
 
+    /// Tells what is no problem.
+    fn notice(&self, what: String) {
+        self.observer.event(Event::Notice(what));
+    }
+
     fn finish(self) -> (u64, Vec<(PathBuf, String)>) {
         self.listed.into_inner().unwrap_or_default()
     }

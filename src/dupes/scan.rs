@@ -1,9 +1,10 @@
 //! Walking the directories that were named, and sorting what is found by length.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
 
+use super::apply::leftover::is_leftover;
 use super::paths::{DirId, Dirs, Root};
 use super::record::{FileRecord, Inode};
 use super::sorter::{Sorted, Sorter};
@@ -26,6 +27,8 @@ pub struct Scan {
     pub dirs: Dirs,
     /// What was counted.
     pub counts: Counts,
+    /// A file that a killed run of `apply` left.
+    leftover: Option<PathBuf>,
 }
 
 /// What a scan counted.
@@ -37,6 +40,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Empty ones that were passed over.
     pub empty: u64,
+    /// What killed runs of `apply` left.
+    pub leftovers: u64,
 }
 
 /// Walks.
@@ -45,7 +50,7 @@ pub fn scan(roots: &[Root], options: &Options, problems: &Problems, stop: &Stop)
     let dirs = Dirs::new(roots.len());
     let include = options.filters.included()?;
     let sources: Vec<_> = roots.iter().map(|root| root.path.clone()).collect();
-    let scan = Scan { files: Sorted::empty(), dirs, counts: Counts::default() };
+    let scan = Scan { files: Sorted::empty(), dirs, counts: Counts::default(), leftover: None };
     let mut scanner = Scanner { options, include, problems, stop, files, scan, record: Vec::new() };
     for (number, root) in roots.iter().enumerate() {
         // One root below another is walked for itself, once.
@@ -60,6 +65,14 @@ pub fn scan(roots: &[Root], options: &Options, problems: &Problems, stop: &Stop)
         scanner.root(number as DirId, &root.path, &excludes.below(&root.path)?)?;
     }
     let Scanner { files, scan, .. } = scanner;
+    if let Some(first) = &scan.leftover {
+        problems.notice(format!(
+            "{} files were set aside by a run of --apply that was killed, the first is {}: --apply with a new \
+             report removes those that others are equal to; others may be renamed to what their names end with",
+            scan.counts.leftovers,
+            first.display()
+        ));
+    }
     Ok(Scan { files: files.finish()?, ..scan })
 }
 
@@ -147,6 +160,10 @@ impl Scanner<'_> {
         };
         match (kind(&stat), entry.subdir) {
             (FileType::RegularFile, _) => {
+                if is_leftover(&entry.name) {
+                    self.scan.counts.leftovers += 1;
+                    self.scan.leftover.get_or_insert_with(|| root.join(path_of(&path())));
+                }
                 let is_included = dir.is_included || self.includes(&path(), false);
                 if is_included && stat.st_size < 0 {
                     self.problems.say(&root.join(path_of(&path())), "its length is negative");

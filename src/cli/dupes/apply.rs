@@ -12,6 +12,7 @@ use crate::cli::error::Exit;
 use crate::cli::global::Global;
 use crate::cli::signals::STOP;
 use crate::cli::{Outcome, output};
+use crate::dupes::Temporary;
 use crate::dupes::apply::{self, Action, Applied, Keep, Options, Step};
 use crate::error::{Error, Result};
 use crate::text::{escape, format_size};
@@ -94,7 +95,8 @@ impl Apply {
             None => return refused("--apply needs --keep oldest, newest, first-root or shortest-path"),
         };
         let report = self.apply.clone().unwrap_or_default();
-        Ok(Options { report, action, keep, dry_run: self.dry_run })
+        let temporary = Temporary::new(std::env::temp_dir());
+        Ok(Options { report, action, keep, dry_run: self.dry_run, temporary })
     }
 
     /// Acts, or tells what it would do.
@@ -109,7 +111,7 @@ impl Apply {
         }
         let applied = apply::run(&options, &observer, &STOP, &mut |step| {
             if tells {
-                script(options.action, step, &mut out);
+                script(step, &mut out);
             }
         })?;
         observer.finish();
@@ -166,11 +168,11 @@ fn text(options: &Options, Applied { totals, .. }: &Applied) {
 }
 
 /// A step as a line of a shell script; a path may have line breaks in it.
-fn script(action: Action, step: &Step, out: &mut Out) {
+fn script(step: &Step, out: &mut Out) {
     let (kept, name) = (quoted(step.kept), quoted(step.name));
     let first = quoted(step.first.unwrap_or(step.kept));
     let aside = [&name[..], b".varv-dupes"].concat();
-    let words: Vec<&[u8]> = match (action, step.first) {
+    let words: Vec<&[u8]> = match (step.action, step.first) {
         (Action::Remove, _) => vec![b"rm --", &name],
         (Action::Hardlink, _) => vec![b"ln -f --", &kept, &name],
         (Action::Reflink, Some(_)) => vec![b"ln -f --", &first, &name],

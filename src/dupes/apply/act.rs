@@ -4,7 +4,7 @@
 //! one call. Only then is it sure what was there, and that goes last; if it is not what was
 //! compared, or the file that is kept is gone or changed, the two are exchanged back. To remove a
 //! file it is set aside first, for the same reason. A kill leaves one file with a name that begins
-//! with [`PREFIX`].
+//! with [`leftover::PREFIX`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Action, FileRow, Step};
+use super::{Action, FileRow, Step, leftover};
 use crate::dupes::open::open_file;
 use crate::dupes::record::Inode;
 use crate::dupes::report::timestamp;
@@ -31,10 +31,6 @@ use crate::source::metadata::{entry, kind, xattrs_of_fd};
 use crate::source::owners::Owners;
 use crate::target::{Metadata, OwnerMap};
 
-/// What names of files begin with while they are exchanged or set aside.
-const PREFIX: &str = ".varv-dupes-";
-/// The longest name on Linux.
-const NAME_MAX: usize = 255;
 /// What is compared at once.
 const STEP_LEN: usize = 1 << 20;
 
@@ -168,9 +164,9 @@ impl<'a> Actor<'a> {
     }
 
     /// Does it to one name.
-    pub fn act(&self, action: Action, kept: &Known, other: &Known, step: &Step) -> Result<()> {
+    pub fn act(&self, kept: &Known, other: &Known, step: &Step) -> Result<()> {
         let place = Place::open(step.name)?;
-        match action {
+        match step.action {
             Action::Remove => place.remove(kept, other),
             Action::Hardlink => {
                 place.replace(kept, other, &|aside| place.link(&kept.path, &kept.stat, aside))
@@ -232,10 +228,7 @@ impl<'p> Place<'p> {
     /// A name that nobody has, from which the file's own can be seen.
     fn aside(&self) -> Result<OsString> {
         let random = getrandom::u64().map_err(std::io::Error::other).at("make a name beside", self.path)?;
-        let mut name = format!("{PREFIX}{random:016x}-").into_bytes();
-        let room = NAME_MAX - name.len();
-        name.extend(self.name.as_bytes().iter().take(room));
-        Ok(OsStr::from_bytes(&name).to_owned())
+        Ok(leftover::name(random, self.name))
     }
 
     fn unlink(&self, name: &OsStr) -> Result<()> {

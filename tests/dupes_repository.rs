@@ -262,6 +262,77 @@ fn oracle(root: &Path, files: &BTreeMap<String, Vec<u8>>) -> Groups {
     classes.into_values().filter(|class| class.len() > 1).collect()
 }
 
+/// What is in common, by counting: of a block that both files have, what the shorter has of it.
+fn in_common(a: &[u64], b: &[u64]) -> usize {
+    let bytes = |of: &[u64], other: &[u64]| of.iter().filter(|block| other.contains(block)).count();
+    match a.len().cmp(&b.len()) {
+        std::cmp::Ordering::Less => bytes(a, b),
+        std::cmp::Ordering::Greater => bytes(b, a),
+        std::cmp::Ordering::Equal => bytes(a, b).max(bytes(b, a)),
+    }
+}
+
+/// Groups of partly equal files as sets of indexes, by comparing all pairs again and again.
+fn partly_oracle(files: &[Vec<u64>], share: usize) -> BTreeSet<BTreeSet<usize>> {
+    let mut groups: Vec<BTreeSet<usize>> = (0..files.len()).map(|number| [number].into()).collect();
+    for a in 0..files.len() {
+        for b in 0..a {
+            let shorter = files[a].len().min(files[b].len());
+            if in_common(&files[a], &files[b]) * 100 < shorter * share {
+                continue;
+            }
+            let (with, without): (Vec<_>, Vec<_>) =
+                groups.into_iter().partition(|group| group.contains(&a) || group.contains(&b));
+            groups = without;
+            groups.push(with.into_iter().flatten().collect());
+        }
+    }
+    groups.into_iter().filter(|group| group.len() > 1).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn shares_are_what_counting_finds(
+        files in prop::collection::btree_set(prop::collection::vec(1u64..30, 1..12), 2..10),
+        share in 10usize..95,
+    ) {
+        const BLOCK: usize = 64 << 10;
+        let files: Vec<Vec<u64>> = files.into_iter().collect();
+        let varv = Varv::without_repository();
+        varv.ok(args!["init", "--encryption", "none", "--chunker", "fixed:64K"]);
+        let dir = varv.dir("source");
+        for (number, blocks) in files.iter().enumerate() {
+            let bytes: Vec<u8> = blocks.iter().flat_map(|seed| noise(BLOCK, *seed)).collect();
+            fs::write(dir.join(number.to_string()), bytes).unwrap();
+        }
+        varv.backup(args![&dir]);
+        let found = report(&varv, args!["--share", share.to_string()]);
+        let number = |path: &str| path.rsplit('/').next().unwrap().parse::<usize>().unwrap();
+        let mut groups = BTreeSet::new();
+        for group in found["partly"].as_array().unwrap() {
+            let members = group["members"].as_array().unwrap();
+            let of = |member: &Value| number(member["paths"][0]["path"].as_str().unwrap());
+            let numbers: BTreeSet<usize> = members.iter().map(of).collect();
+            let mut all: BTreeMap<u64, BTreeMap<usize, usize>> = BTreeMap::new();
+            for number in &numbers {
+                for block in &files[*number] {
+                    *all.entry(*block).or_default().entry(*number).or_default() += 1;
+                }
+            }
+            let common = || all.values().filter(|of| of.len() > 1);
+            let saved: usize = common().map(|of| of.values().sum::<usize>() - 1).sum();
+            prop_assert_eq!(&group["bytes_shared"], saved * BLOCK);
+            for member in members {
+                let own: usize = common().filter_map(|blocks| blocks.get(&of(member))).sum();
+                prop_assert_eq!(&member["bytes_shared"], own * BLOCK);
+            }
+            groups.insert(numbers);
+        }
+        prop_assert_eq!(groups, partly_oracle(&files, share));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]

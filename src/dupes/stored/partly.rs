@@ -1,13 +1,15 @@
 //! Partly equal files: contents with common chunks.
 //!
-//! Records of chunks are sorted by id, so that the contents of each chunk come together. Common
-//! bytes are added up for pairs of contents; pairs with enough of them join contents to groups.
+//! Records of chunks are sorted by id, so that the contents of each chunk come together. What the
+//! shorter of two contents has in common chunks, each as often as it is there, is added up for
+//! pairs; pairs with enough of it join contents to groups.
 //!
 //! ```text
 //! chunk    20 id · u64 content · u64 offset · u32 length
 //! pair     u32 content, u32 content · u64 bytes
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use super::super::found::{File, Name};
@@ -35,8 +37,9 @@ const SUMS_MAX: usize = 1 << 16;
 /// Groups, and files of each, that are told.
 const GROUPS_MAX: usize = 1000;
 const FILES_MAX: usize = 200;
-/// Paths of each file that are told.
+/// Paths of each file that are told; beyond so many in all, one of each.
 const NAMES_MAX: usize = 20;
+const NAMES_TOLD_MAX: usize = 1 << 18;
 
 /// Contents of which each has enough in common with another one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,6 +152,8 @@ pub struct Found {
     ranges: Vec<ranges::Unnamed>,
     /// The first name of contents that ranges are in.
     named: HashMap<u64, Option<Name>>,
+    /// Names of all files so far.
+    told: usize,
 }
 
 /// Finds groups and ranges.
@@ -184,11 +189,16 @@ pub fn find(chunks: Chunks, options: &Options, stop: &Stop) -> Result<Found> {
         for (a, b) in pairs_of(distinct.len()) {
             let (Some(a), Some(b)) = (distinct.get(a), distinct.get(b)) else { continue };
             let (Some(first), Some(other)) = (a.first(), b.first()) else { continue };
-            pairs.add(first.content, other.content, len)?;
             let (Some(x), Some(y)) = (content(first.content as usize), content(other.content as usize))
             else {
                 continue;
             };
+            let of_shorter = match x.data.cmp(&y.data) {
+                Ordering::Less => a.len(),
+                Ordering::Equal => a.len().max(b.len()),
+                Ordering::Greater => b.len(),
+            };
+            pairs.add(first.content, other.content, len * of_shorter as u64)?;
             if x.data.min(y.data) >= ranges::DATA_MIN && x.path != y.path {
                 long.add(a, b)?;
             }
@@ -208,9 +218,10 @@ pub fn find(chunks: Chunks, options: &Options, stop: &Stop) -> Result<Found> {
     for_each_run(&mut |run| {
         let mut met: Vec<(u32, u32)> = run.iter().map(|at| (joined.top(at.content), at.content)).collect();
         met.sort_unstable();
-        met.dedup();
         let len = run.first().map_or(0, |first| u64::from(first.len));
-        for class in met.chunk_by(|a, b| a.0 == b.0).filter(|class| class.len() > 1) {
+        // A chunk that one content alone has, however often, is not in common.
+        let is_common = |class: &&[(u32, u32)]| class.first() != class.last();
+        for class in met.chunk_by(|a, b| a.0 == b.0).filter(is_common) {
             let Some((top, _)) = class.first() else { continue };
             *saved.entry(*top).or_default() += len * (class.len() as u64 - 1);
             for (_, content) in class {
@@ -368,8 +379,10 @@ impl Found {
         let Some((group, place)) = self.places.get(&content) else { return };
         if let Some(told) = self.groups.get_mut(*group).and_then(|group| group.files.get_mut(*place)) {
             told.len = key.len;
-            let room = NAMES_MAX.saturating_sub(told.names.len());
+            let most = if self.told < NAMES_TOLD_MAX { NAMES_MAX } else { 1 };
+            let room = most.saturating_sub(told.names.len()).min(file.names.len());
             told.names.extend(file.names.iter().take(room).cloned());
+            self.told += room;
             told.places += file.names.len() as u64;
         }
     }

@@ -228,6 +228,26 @@ fn an_unreadable_file_is_neither_safe_nor_nowhere() {
         .says(&["text, json or csv"]);
 }
 
+/// More contents with one beginning than are held at once.
+#[test]
+fn files_are_found_among_very_many_that_begin_alike() {
+    const FILES: usize = 8192 + 100;
+    let varv = Varv::without_repository();
+    varv.ok(args!["init", "--encryption", "none", "--chunker", "fixed:4K"]);
+    let (dir, live) = (varv.dir("source"), varv.dir("live"));
+    let head = noise(4096, 1);
+    let bytes = |number: usize| [&head[..], &number.to_be_bytes()].concat();
+    (0..FILES).for_each(|number| fs::write(dir.join(number.to_string()), bytes(number)).unwrap());
+    varv.backup(args![&dir]);
+    let mut expected = BTreeMap::new();
+    for number in (0..FILES).step_by(10).chain([FILES, FILES + 1]) {
+        let path = live.join(number.to_string());
+        fs::write(&path, bytes(number)).unwrap();
+        expected.insert(path.to_str().unwrap().to_owned(), number < FILES);
+    }
+    assert_eq!(against(&varv, &live), expected);
+}
+
 /// What files are made of: pieces of zeros and noise, and so long runs of either.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let piece = (0u64..3, prop::sample::select(vec![1usize, 4096, 10_000, 70_000]));

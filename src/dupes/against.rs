@@ -3,7 +3,7 @@
 //! Contents of snapshots and live files are sorted by length and met. A live file of a length
 //! that no content has is nowhere, and is not read. Of others the first chunk is read, and they are
 //! sorted by that and met again: the chunks of contents that begin so say where to cut and what
-//! must come out.
+//! must come out. Where very many do, files meet some of them after the other.
 //!
 //! ```text
 //! content   u64 length · 32 beginning · 32 digest · u32 root · u32 directory · u32 n · n bytes name · map
@@ -35,7 +35,7 @@ use crate::id::Key as HashKey;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use contents::{Beginning, Content, Contents, Members, beginning_of};
+use contents::{Alike, Beginning, Content, Contents, Members, beginning_of};
 use reader::FileReader;
 
 /// Threads that read.
@@ -165,9 +165,14 @@ pub fn run(
         sorter: Sorter::new(&options.temporary),
         totals: Totals::default(),
     };
-    let mut begun = Sorter::new(&options.temporary);
+    let mut begun = Begun::new(options);
     shared.begin(&scan.files, &contents, &mut taker, &mut begun)?;
-    shared.find(&begun.finish()?, &contents, &mut taker)?;
+    let mut round = 0;
+    while begun.count > 0 {
+        let files = std::mem::replace(&mut begun, Begun::new(options)).sorter.finish()?;
+        shared.find(&files, &contents, round, &mut taker, &mut begun)?;
+        round += 1;
+    }
     let Taker { sorter, mut totals, .. } = taker;
     let (files, bytes, empty) = (scan.counts.files, scan.counts.bytes, scan.counts.empty);
     let bytes_read = opener.counts.get();
@@ -222,7 +227,7 @@ struct Shared<'a> {
 impl Shared<'_> {
     /// Reads what the files begin with whose length some content has, and gives verdicts on the
     /// others.
-    fn begin(&self, files: &Sorted, contents: &Sorted, taker: &mut Taker, begun: &mut Sorter) -> Result<()> {
+    fn begin(&self, files: &Sorted, contents: &Sorted, taker: &mut Taker, begun: &mut Begun) -> Result<()> {
         let mut contents = Contents::new(contents)?;
         let mut members = Members::found(files)?;
         let next = || {
@@ -234,29 +239,38 @@ impl Shared<'_> {
             has_len.then(|| reader.beginning(member)).transpose()
         };
         self.spread(next, work, |(member, _), beginning| match beginning {
-            Some(beginning) => put_begun(&member, &beginning, begun),
+            Some(beginning) => begun.put(&member, &beginning),
             None => taker.take(&member, None),
         })
     }
 
-    /// Gives verdicts on files that were begun.
-    fn find(&self, begun: &Sorted, contents: &Sorted, taker: &mut Taker) -> Result<()> {
+    /// Gives verdicts on files that were begun. Those that are none of the contents of this round,
+    /// while there are more, are begun again.
+    fn find(
+        &self,
+        files: &Sorted,
+        contents: &Sorted,
+        round: usize,
+        taker: &mut Taker,
+        again: &mut Begun,
+    ) -> Result<()> {
         let mut contents = Contents::new(contents)?;
-        let mut members = Members::begun(begun)?;
-        let mut met = (None, Arc::new(Vec::new()));
+        let mut members = Members::begun(files)?;
+        let mut met = (None, Arc::new(Alike::default()));
         let next = || {
             let Some((member, beginning)) = members.next()? else { return Ok(None) };
             let key = (member.inode.len, beginning);
             if met.0 != Some(key) {
-                met = (Some(key), Arc::new(contents.of(key)?));
+                met = (Some(key), Arc::new(contents.of(key, round)?));
             }
-            Ok(Some((member, Arc::clone(&met.1))))
+            Ok(Some((member, beginning, Arc::clone(&met.1))))
         };
-        let work = |reader: &mut FileReader, (member, contents): &(Member, Arc<Vec<Content>>)| {
-            reader.find(member, contents)
+        let work = |reader: &mut FileReader, (member, _, alike): &(Member, Beginning, Arc<Alike>)| {
+            reader.find(member, &alike.contents)
         };
-        self.spread(next, work, |(member, contents), found| {
-            taker.take(&member, found.and_then(|number| contents.get(number)))
+        self.spread(next, work, |(member, beginning, alike), found| match found {
+            None if alike.has_more => again.put(&member, &beginning),
+            found => taker.take(&member, found.and_then(|number| alike.contents.get(number))),
         })
     }
 
@@ -310,13 +324,26 @@ impl Shared<'_> {
     }
 }
 
-fn put_begun(member: &Member, beginning: &Beginning, begun: &mut Sorter) -> Result<()> {
-    let mut record = Vec::new();
-    for (dir, name) in &member.names {
-        FileRecord { inode: member.inode, dir: *dir, name }.put_read(beginning, &mut record);
-        begun.push(&record)?;
+/// Files with what they begin with.
+struct Begun {
+    sorter: Sorter,
+    count: u64,
+}
+
+impl Begun {
+    fn new(options: &Options) -> Self {
+        Self { sorter: Sorter::new(&options.temporary), count: 0 }
     }
-    Ok(())
+
+    fn put(&mut self, member: &Member, beginning: &Beginning) -> Result<()> {
+        let mut record = Vec::new();
+        for (dir, name) in &member.names {
+            FileRecord { inode: member.inode, dir: *dir, name }.put_read(beginning, &mut record);
+            self.sorter.push(&record)?;
+        }
+        self.count += 1;
+        Ok(())
+    }
 }
 
 /// Takes verdicts.

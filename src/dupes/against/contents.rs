@@ -11,6 +11,9 @@ use crate::id::ChunkId;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::Extents;
 
+/// Contents that begin alike and are in memory at once; each file that waits may have others.
+pub const ALIKE_MAX: usize = 1 << 13;
+
 const TOO_SHORT: Error = Error::Internal("a sorted record is too short");
 
 /// What a content or a file begins with, as a part of records.
@@ -69,6 +72,15 @@ impl Content {
     }
 }
 
+/// Contents of one length that begin alike.
+#[derive(Default)]
+pub struct Alike {
+    /// Those of a round.
+    pub contents: Vec<Content>,
+    /// Whether there are more.
+    pub has_more: bool,
+}
+
 /// Goes through contents by length, then by what they begin with.
 pub struct Contents<'s> {
     records: Records<'s>,
@@ -103,17 +115,21 @@ impl<'s> Contents<'s> {
         Ok(self.next.as_ref().is_some_and(|next| next.key.0 == len))
     }
 
-    /// The distinct contents of a length and beginning, which are asked for in ascending order.
-    pub fn of(&mut self, key: (u64, Beginning)) -> Result<Vec<Content>> {
-        let mut out = Vec::new();
-        let mut before = None;
+    /// The distinct contents of a length and beginning, which are asked for in ascending order:
+    /// of all of them those of a round.
+    pub fn of(&mut self, key: (u64, Beginning), round: usize) -> Result<Alike> {
+        let begin = round.saturating_mul(ALIKE_MAX);
+        let (mut contents, mut count, mut before) = (Vec::new(), 0, None);
         while let Some(next) = self.next.take_if(|next| next.key <= key) {
             if next.key == key && before.replace(next.digest) != Some(next.digest) {
-                out.push(Content::read(&next.rest).ok_or(TOO_SHORT)?);
+                if count >= begin && contents.len() < ALIKE_MAX {
+                    contents.push(Content::read(&next.rest).ok_or(TOO_SHORT)?);
+                }
+                count += 1;
             }
             self.advance()?;
         }
-        Ok(out)
+        Ok(Alike { has_more: count > begin + contents.len(), contents })
     }
 }
 

@@ -296,6 +296,22 @@ fn the_page_shows_itself_in_a_browser() {
     assert!(body.contains("&lt;") && !body.contains("<b>one"), "names are text: {body}");
 }
 
+/// Of a large group the page lists some files, which stand for all in the map.
+#[test]
+fn the_map_shows_all_that_a_large_group_wastes() {
+    let root = tree();
+    for name in (0..300).map(|number| format!("many/{number}")).chain(["one/a".into(), "one/b".into()]) {
+        let path = root.path().join(&name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, noise(if name.starts_with("many") { 10_240 } else { 204_800 }, 7)).unwrap();
+    }
+    let page = ok(args![root.path(), "--format", "html"]).stdout;
+    let Some(body) = support::system::shown(&page) else { return };
+    for cell in ["many, 2.9 MiB", "one, 200.0 KiB"] {
+        assert!(body.contains(&format!("aria-label=\"{cell}\"")), "{cell}: {body}");
+    }
+}
+
 fn csv_field(line: &str, wanted: usize) -> String {
     let mut fields = vec![String::new()];
     let mut quoted = false;

@@ -20,7 +20,7 @@ pub const DATA_MIN: u64 = 16 << 20;
 pub const RANGE_MIN: u64 = 1 << 20;
 /// Ranges that are told.
 const RANGES_MAX: usize = 1000;
-/// Of a chunk that is often in one content, so many places count.
+/// Of a chunk that is often in one content, so many places are matched with all such of another.
 const PLACES_MAX: usize = 4;
 
 /// A chunk in a content, by its number.
@@ -80,20 +80,37 @@ impl Ranges {
         Self { sorter: Sorter::new(temporary) }
     }
 
-    /// Adds a chunk that is at these places of one content and at those of another.
+    /// Adds a chunk that is at these places of one content and at those of another, both in order.
     pub fn add(&mut self, a: &[Occurrence], b: &[Occurrence]) -> Result<()> {
         for a in a.iter().take(PLACES_MAX) {
             for b in b.iter().take(PLACES_MAX) {
-                let mut record = Vec::with_capacity(28);
-                record.extend_from_slice(&a.content.to_be_bytes());
-                record.extend_from_slice(&b.content.to_be_bytes());
-                record.extend_from_slice(&b.offset.wrapping_sub(a.offset).to_be_bytes());
-                record.extend_from_slice(&a.offset.to_be_bytes());
-                record.extend_from_slice(&a.len.to_be_bytes());
-                self.sorter.push(&record)?;
+                self.put(a, b)?;
+            }
+        }
+        // What is filled with one pattern ends no range: of the further places those count that are
+        // as far apart as the first ones, or not at all.
+        let [Some(first), Some(other)] = [a.first(), b.first()] else { return Ok(()) };
+        let apart = other.offset.wrapping_sub(first.offset);
+        for distance in [Some(0), Some(apart).filter(|apart| *apart != 0)].into_iter().flatten() {
+            for (number, a) in a.iter().enumerate() {
+                let wanted = a.offset.wrapping_add(distance);
+                let Ok(place) = b.binary_search_by_key(&wanted, |b| b.offset) else { continue };
+                if let Some(b) = b.get(place).filter(|_| number.max(place) >= PLACES_MAX) {
+                    self.put(a, b)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn put(&mut self, a: &Occurrence, b: &Occurrence) -> Result<()> {
+        let mut record = Vec::with_capacity(28);
+        record.extend_from_slice(&a.content.to_be_bytes());
+        record.extend_from_slice(&b.content.to_be_bytes());
+        record.extend_from_slice(&b.offset.wrapping_sub(a.offset).to_be_bytes());
+        record.extend_from_slice(&a.offset.to_be_bytes());
+        record.extend_from_slice(&a.len.to_be_bytes());
+        self.sorter.push(&record)
     }
 
     /// The longest ranges, the longest first; contents by their numbers.
@@ -161,5 +178,22 @@ mod tests {
         let end = |content, offset| End { content, offset };
         let expected = Unnamed { len: 3 * HALF, ends: [end(0, 10 * HALF), end(1, 0)] };
         assert_eq!(ranges.finish().unwrap(), [expected], "and the short one is not told");
+    }
+
+    /// What is filled with one pattern is one chunk in many places.
+    #[test]
+    fn a_chunk_that_is_often_in_a_range_does_not_end_it() {
+        const HALF: u64 = 512 << 10;
+        for shift in [0, 5 * HALF] {
+            let mut ranges = Ranges::new(&Temporary::new(std::env::temp_dir()));
+            let filled = |content, shift| (1..20).map(move |number| at(content, shift + number * HALF));
+            ranges.add(&[at(0, 0)], &[at(1, shift)]).unwrap();
+            let (first, second): (Vec<_>, Vec<_>) = (filled(0, 0).collect(), filled(1, shift).collect());
+            ranges.add(&first, &second).unwrap();
+            ranges.add(&[at(0, 20 * HALF)], &[at(1, shift + 20 * HALF)]).unwrap();
+            let end = |content, offset| End { content, offset };
+            let expected = Unnamed { len: 21 * HALF, ends: [end(0, 0), end(1, shift)] };
+            assert_eq!(ranges.finish().unwrap().first(), Some(&expected), "{shift}");
+        }
     }
 }

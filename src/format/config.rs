@@ -207,7 +207,7 @@ impl Config {
     /// The object's bytes.
     pub fn encode(&self, mac_key: &Key) -> Vec<u8> {
         let json = serde_json::to_string(self).unwrap_or_default();
-        let text = format!("varv repository, format {FORMAT}, needs varv 0.1.0 or later\n{json}\n");
+        let text = format!("{}\n{json}\n", first_line());
         let check = hex(&checksum::<32>(&[text.as_bytes()]));
         let mac = hex(&mac(mac_key, &[text.as_bytes()]));
         format!("{text}check {check} mac {mac}\n").into_bytes()
@@ -218,18 +218,15 @@ impl Config {
         let malformed = |why: &str| ConfigError::Malformed(why.to_string());
         let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
         let (first, _) = text.split_once('\n').ok_or(ConfigError::Foreign)?;
-        let format = check_format(first);
-        let Some((signed, check, mac)) = sealed(text) else {
-            // A newer format may end otherwise.
-            return Err(format.err().unwrap_or_else(|| malformed("its last line is not a checksum")));
-        };
-        if hex(&checksum::<32>(&[signed.as_bytes()])) != check {
-            return Err(match format {
-                Err(ConfigError::Foreign) => ConfigError::Foreign,
-                _ => malformed("its checksum does not fit"),
-            });
+        if differs_by_a_bit(first, &first_line()) {
+            return Err(malformed("a bit of its first line has flipped"));
         }
-        format?;
+        check_format(first)?;
+        let (signed, check, mac) =
+            sealed(text).ok_or_else(|| malformed("its last line is not a checksum"))?;
+        if hex(&checksum::<32>(&[signed.as_bytes()])) != check {
+            return Err(malformed("its checksum does not fit"));
+        }
         let json = signed.get(first.len() + 1..).unwrap_or_default();
         let config: Config = serde_json::from_str(json).map_err(|e| ConfigError::Malformed(e.to_string()))?;
         if config.repository_id().is_none() {
@@ -237,6 +234,16 @@ impl Config {
         }
         Ok(Signed { config, signed: signed.to_string(), mac: mac.to_string() })
     }
+}
+
+fn first_line() -> String {
+    format!("varv repository, format {FORMAT}, needs varv 0.1.0 or later")
+}
+
+/// A flipped bit must not look like a newer format.
+fn differs_by_a_bit(one: &str, other: &str) -> bool {
+    let bits = one.bytes().zip(other.bytes()).map(|(one, other)| (one ^ other).count_ones()).sum::<u32>();
+    one.len() == other.len() && bits == 1
 }
 
 /// What is signed, its checksum and its MAC.

@@ -91,6 +91,32 @@ fn a_pool_that_runs_full_costs_what_is_kept_in_it() {
     varv.ok(args!["check", "--read-data"]);
 }
 
+#[test]
+fn the_volume_of_the_repository_is_known_whatever_lies_between() {
+    if !in_lab!("2G") {
+        return;
+    }
+    group();
+    // btrfs has no number of its device, and has two here; a file of one has an ext4 within.
+    sh("for n in one two; do lvcreate -q -y -n $n -L 300M vg; done; mkfs.btrfs -q -d single /dev/vg/one /dev/vg/two
+        lvcreate -q -y -n a -L 40M vg; mkdir /repo /inner; mount /dev/vg/two /repo
+        btrfs -q subvolume create /repo/sub; truncate -s 100M /repo/sub/image; mkfs.ext4 -q /repo/sub/image
+        mount -o loop /repo/sub/image /inner");
+    for repository in ["/repo/sub/repository", "/inner/repository"] {
+        let mut varv = Varv::without_repository();
+        varv.repository = repository.into();
+        varv.ok(args!["init", "--encryption", "none"]);
+        let done = varv.run(args!["--json", "lvm", "backup", "--no-keep", "--freeze", "vg"]);
+        done.says(&["vg/one: left out, the repository", "vg/two: left out, the repository"]);
+        let night = done.json();
+        assert_eq!(
+            (&night["volumes"].as_array().unwrap().len(), &night["volumes"][0]["volume"]),
+            (&1, &"vg/a".into())
+        );
+        varv.ends(2, args!["lvm", "backup", "vg/one"]).says(&["the repository"]);
+    }
+}
+
 /// The second disk under a name of the device-mapper, so that it can be taken away.
 const DISK: &str = "disk=${LAB_DISKS##* }; len=$(($(blockdev --getsz $disk) - 2048))";
 const GONE: &str = "dmsetup wipe_table --noflush --nolockfs disk";

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor};
+use rustix::fs::{AtFlags, CWD, StatxFlags, major, minor, statx};
 
 /// A block device's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,34 @@ impl Number {
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// A line of mountinfo.
+struct Mount {
+    id: u64,
+    number: Number,
+    point: PathBuf,
+    /// What was mounted, if that is a device.
+    from: Option<Number>,
+    is_writable: bool,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|&c| c == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let number = Number::parse(std::str::from_utf8(fields.nth(1)?).ok()?)?;
+        let point = unescaped(fields.nth(1)?);
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(2);
+        let source = rest.next().map(unescaped);
+        let from = source.filter(|path| path.starts_with("/dev")).and_then(|path| Number::of(&path));
+        let is_writable = rest.next().and_then(|options| options.split(|&c| c == b',').next()) == Some(b"rw");
+        Some(Self { id, number, point, from, is_writable })
+    }
+
+    fn is_of(&self, devices: &[Number]) -> bool {
+        devices.contains(&self.number) || self.from.is_some_and(|from| devices.contains(&from))
     }
 }
 
@@ -96,14 +124,18 @@ impl Kernel {
     /// Where one of `devices` is mounted. Some file systems (btrfs) have a device number of
     /// their own, so what was mounted counts as well.
     fn mount(&self, devices: &[Number]) -> Option<PathBuf> {
-        self.mountinfo.split(|&c| c == b'\n').find_map(|line| {
-            let mut fields = line.split(|&c| c == b' ');
-            let number = Number::parse(std::str::from_utf8(fields.nth(2)?).ok()?)?;
-            let point = unescaped(fields.nth(1)?);
-            let source = fields.skip_while(|field| *field != b"-").nth(2).map(unescaped);
-            let from = source.filter(|path| path.starts_with("/dev")).and_then(|path| Number::of(&path));
-            (devices.contains(&number) || from.is_some_and(|from| devices.contains(&from))).then_some(point)
-        })
+        self.mounts().find(|mount| mount.is_of(devices)).map(|mount| mount.point)
+    }
+
+    /// The device that the file system of a path was mounted from, if that is one.
+    pub(super) fn mounted_from(&self, path: &Path) -> Option<Number> {
+        let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+        let is_told = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+        self.mounts().find(|mount| is_told && mount.id == found.stx_mnt_id)?.from
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = Mount> {
+        self.mountinfo.split(|&c| c == b'\n').filter_map(Mount::parse)
     }
 
     fn swap(&self, devices: &[Number]) -> Option<PathBuf> {

@@ -34,7 +34,7 @@ pub use in_use::is_swap;
 pub use kind::{TargetKind, check_target_path};
 pub use metadata::Metadata;
 pub use nodes::make_hard_link;
-pub use overlap::overlap;
+pub use overlap::{devices_below, overlap};
 pub use owners::OwnerMap;
 pub use place::is_temporary_name;
 pub use shortfalls::{Missed, Shortfall, Shortfalls};

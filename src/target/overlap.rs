@@ -1,14 +1,15 @@
-//! Whether two paths hold the same bytes in part: a disk and its partition, a mapped device and
-//! what it lies on, a loop device and its file. Copying one onto the other would eat its own tail.
+//! What files and devices lie on, and whether two paths hold the same bytes in part: a disk and its
+//! partition, a mapped device and what it lies on, a loop device and its file. Copying one onto the
+//! other would eat its own tail.
 //!
-//! Read from /sys. Files that share blocks (reflinks) are strangers: each is written alone.
+//! Read from /sys and /proc. Files that share blocks (reflinks) are strangers: each is written alone.
 
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use super::in_use::Number;
+use super::in_use::{Kernel, Number};
 
 /// What /sys counts a device's length in.
 const SECTOR: u64 = 512;
@@ -46,18 +47,53 @@ fn below_device(dir: &Path) -> Vec<Holder> {
         // The link leads to …/DISK/PARTITION.
         below.extend(fs::canonicalize(dir).ok().and_then(|real| device_in(real.parent()?)));
     }
-    let backing = read(dir, "loop/backing_file");
-    below.extend(backing.and_then(|path| fs::metadata(path).ok()).map(|meta| Holder::of(&meta)));
+    if let Some(backing) = read(dir, "loop/backing_file") {
+        below.extend(holders_of(Path::new(&backing)));
+    }
     below
 }
 
-fn device_in(dir: &Path) -> Option<Holder> {
-    Number::parse(&fs::read_to_string(dir.join("dev")).ok()?).map(Holder::Device)
+/// What is at a path, and what its file system was mounted from: btrfs has numbers of its own for
+/// its files, and may have several devices.
+fn holders_of(path: &Path) -> Vec<Holder> {
+    let mut holders: Vec<Holder> = fs::metadata(path).iter().map(Holder::of).collect();
+    if let Some(from) = Kernel::read().mounted_from(path) {
+        holders.extend(members(from).map(Holder::Device));
+    }
+    holders
 }
 
-/// All that `holder` lies on, itself first.
-fn stack(holder: Holder, sys: &Path) -> Vec<Holder> {
-    let mut found = vec![holder];
+/// The devices of the file system that a device is of, this one first.
+fn members(device: Number) -> impl Iterator<Item = Number> {
+    let systems = fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten();
+    let devices = |system: fs::DirEntry| {
+        let inside = fs::read_dir(system.path().join("devices")).into_iter().flatten().flatten();
+        inside.filter_map(|entry| number_in(&entry.path())).collect::<Vec<_>>()
+    };
+    let of_it = systems.map(devices).find(|devices| devices.contains(&device));
+    std::iter::once(device).chain(of_it.unwrap_or_default())
+}
+
+/// The block devices that a path lies on, directly or not; none if it is not there.
+pub fn devices_below(path: &Path) -> Vec<(u32, u32)> {
+    let below = stack(holders_of(path), Path::new("/sys/dev/block"));
+    let number = |holder| match holder {
+        Holder::Device(Number { major, minor }) => Some((major, minor)),
+        Holder::File { .. } => None,
+    };
+    below.into_iter().filter_map(number).collect()
+}
+
+fn device_in(dir: &Path) -> Option<Holder> {
+    number_in(dir).map(Holder::Device)
+}
+
+fn number_in(dir: &Path) -> Option<Number> {
+    Number::parse(&fs::read_to_string(dir.join("dev")).ok()?)
+}
+
+/// All that these lie on, themselves first.
+fn stack(mut found: Vec<Holder>, sys: &Path) -> Vec<Holder> {
     let mut at = 0;
     while let Some(&next) = found.get(at)
         && at < LAYERS_MAX
@@ -105,9 +141,9 @@ pub fn overlap(a: &fs::Metadata, b: &fs::Metadata) -> Option<&'static str> {
     let sys = Path::new("/sys/dev/block");
     if a == b {
         Some("they are the same")
-    } else if stack(a, sys).contains(&b) {
+    } else if stack(vec![a], sys).contains(&b) {
         Some("the first lies on the second")
-    } else if stack(b, sys).contains(&a) {
+    } else if stack(vec![b], sys).contains(&a) {
         Some("the second lies on the first")
     } else if show_the_same(a, b, sys) {
         Some("both are of the same file")

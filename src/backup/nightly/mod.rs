@@ -32,6 +32,7 @@ use crate::lvm::{self, FreeBlocks, InUse, Kind, Lock, Lv, Mark, Plan, Size};
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
+use crate::target::devices_below;
 
 /// How to back up logical volumes.
 #[derive(Debug, Clone)]
@@ -91,7 +92,7 @@ pub fn run(
     stop: &Stop,
 ) -> Result<Night> {
     let context = Context { repo, catalog, backup, options, observer, stop };
-    let reserved: Vec<_> = options.needed.iter().flat_map(|path| lvm::devices_below(path)).collect();
+    let reserved: Vec<_> = options.needed.iter().flat_map(|path| devices_below(path)).collect();
     let selected = lvm::select(&lvm::list()?, &options.volumes, &reserved)?;
     for notice in selected.notices {
         observer.event(Event::Notice(notice));
@@ -289,5 +290,5 @@ fn is_due(last: Option<Timestamp>, now: Timestamp, every: Option<Duration>) -> b
 
 /// Whether `path` is on the file system of a volume.
 fn is_on(path: &Path, volume: &Lv) -> bool {
-    volume.number.is_some_and(|number| lvm::devices_below(path).contains(&number))
+    volume.number.is_some_and(|number| devices_below(path).contains(&number))
 }

@@ -117,6 +117,39 @@ fn the_volume_of_the_repository_is_known_whatever_lies_between() {
     }
 }
 
+#[test]
+fn long_names_and_volumes_that_are_not_active() {
+    if !in_lab!("600M") {
+        return;
+    }
+    pool("200M");
+    let (group, long) = ("group-".repeat(9), "volume-".repeat(7));
+    sh(&format!(
+        "vgrename -q vg {group}; lvcreate -q -y -n {long} -L 40M {group}
+        lvcreate -q -y -n {long}thin -V 40M --thinpool pool {group}"
+    ));
+    let (thick, thin) = (format!("{group}/{long}"), format!("{group}/{long}thin"));
+    let varv = Varv::new();
+    for volume in [&thick, &thin] {
+        scribble(&format!("/dev/{volume}"), 3, 2);
+        assert_eq!(how(&night(&varv, args![volume])), ("full", None));
+        scribble(&format!("/dev/{volume}"), 4, 2);
+    }
+    let both = night(&varv, args![&thick, &thin]);
+    assert_eq!([0, 1].map(|at| both["volumes"][at]["method"].as_str().unwrap()), ["cow", "thin"], "{both}");
+    assert_newest_is(&varv, &thick);
+    assert_newest_is(&varv, &thin);
+    // A thin volume that is not active is read like any other; a thick one's snapshot has no device.
+    varv.ok(args!["lvm", "release", "--all"]);
+    sh(&format!("lvchange -an {thick} {thin}"));
+    let words = args!["lvm", "backup", &thick, &thin];
+    varv.ends(3, words).says(&[&thick, "it is not active", "lvchange -ay"]);
+    assert_only_kept_are_left(&varv);
+    assert_eq!(kept(&varv).len(), 1);
+    sh(&format!("lvchange -ay {thick} {thin}"));
+    assert_newest_is(&varv, &thin);
+}
+
 /// The second disk under a name of the device-mapper, so that it can be taken away.
 const DISK: &str = "disk=${LAB_DISKS##* }; len=$(($(blockdev --getsz $disk) - 2048))";
 const GONE: &str = "dmsetup wipe_table --noflush --nolockfs disk";

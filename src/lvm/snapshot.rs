@@ -4,14 +4,18 @@
 //! volume it is. Names only tell people.
 
 use std::fmt::Display;
+use std::iter;
 
 use super::command::run;
 use super::report::{Kind, Lv};
 use crate::error::{Error, Result};
 
 const TAG: &str = "varv";
-/// Of the volume's name, in the snapshot's: LVM takes 127 characters with the group's.
-const NAME_LEN_MAX: usize = 60;
+/// Of the group's and the snapshot's name as the device-mapper has them. It takes 127 characters, and
+/// LVM adds some for the parts of a snapshot.
+const MAPPED_LEN_MAX: usize = 120;
+/// The first characters of LVM's uuids, all random.
+const UUID_LEN: usize = 6;
 
 /// Whose a snapshot is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +100,21 @@ impl Plan {
         Ok(Self { size, suffix })
     }
 
-    /// The name of a volume's snapshot.
+    /// The name of a volume's snapshot. Of a long one there is a part, and what no other volume has.
     pub fn name(&self, volume: &Lv) -> String {
-        let name: String = volume.name.chars().take(NAME_LEN_MAX).collect();
-        format!("varv_{name}_{}", self.suffix)
+        let with = |name: &str| format!("varv_{name}_{}", self.suffix);
+        let fits = |name: &String| 1 + mapped_len(&volume.group) + mapped_len(name) <= MAPPED_LEN_MAX;
+        let own = volume.uuid.get(..UUID_LEN).unwrap_or(&volume.uuid);
+        let parts = (0..=volume.name.len()).rev().filter_map(|len| volume.name.get(..len));
+        let mut names =
+            iter::once(with(&volume.name)).chain(parts.map(|part| with(&format!("{part}_{own}"))));
+        names.find(fits).unwrap_or_else(|| with(own))
     }
+}
+
+/// The device-mapper's names have hyphens twice.
+fn mapped_len(name: &str) -> usize {
+    name.len() + name.matches('-').count()
 }
 
 /// Takes a snapshot of `volume` that nobody can write to. A thin one is not active afterwards.
@@ -171,6 +185,11 @@ mod tests {
     fn names_are_of_bounded_length() {
         let plan = Plan::new(&[], Size::Bytes(1), "20261121-031500".into()).unwrap();
         assert_eq!(plan.name(&lv("vg/root")), "varv_root_20261121-031500");
-        assert!(plan.name(&lv(&format!("vg/{}", "x".repeat(100)))).len() < 90);
+        for (group, name) in [("v".repeat(3), "x".repeat(100)), ("v".repeat(60), "a-".repeat(30))] {
+            let name = plan.name(&lv(&format!("{group}/{name}")));
+            let len = 1 + mapped_len(&group) + mapped_len(&name);
+            assert!((MAPPED_LEN_MAX - 1..=MAPPED_LEN_MAX).contains(&len), "{name}");
+        }
+        assert_eq!(plan.name(&lv(&format!("{}/x", "v".repeat(100)))), "varv_vvvvvv_20261121-031500");
     }
 }

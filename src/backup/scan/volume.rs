@@ -2,6 +2,7 @@
 //! all of it otherwise.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Stat, fstat};
@@ -57,6 +58,10 @@ impl Scan<'_> {
         });
         let opened = match opened {
             Ok(opened) => opened,
+            Err(e) if volume.lvm.is_some() && e.kind() == ErrorKind::NotFound => {
+                let why = "it is not active, so that its snapshot has no device: lvchange -ay makes one";
+                return self.send(Step::Missing(place, why.into()));
+            }
             Err(e) => return self.send(Step::Missing(place, e.to_string())),
         };
         let mut info = VolumeInfo {

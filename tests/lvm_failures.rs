@@ -92,6 +92,53 @@ fn a_pool_that_runs_full_costs_what_is_kept_in_it() {
 }
 
 #[test]
+fn a_pool_that_is_full_already_gives_up_what_is_kept_in_it() {
+    if !in_lab!("1G") {
+        return;
+    }
+    pool("200M");
+    sh("lvchange -q --errorwhenfull y vg/pool; lvcreate -q -y -n a -V 400M --thinpool pool vg");
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 100);
+    night(&varv, args!["vg/a"]);
+    // LVM takes no snapshot in a pool without a free block.
+    sh("! dd if=/dev/urandom of=/dev/vg/a bs=1M oflag=direct status=none 2> /dev/null");
+    let before = kept(&varv);
+    varv.ends(1, args!["lvm", "backup", "--dry-run", "vg/a"]).says(&["reached threshold"]);
+    assert_eq!(kept(&varv), before);
+    let done = varv.ok(args!["lvm", "backup", "vg/a"]);
+    done.says(&["100 % of its data", "the limit is 90 %", "nothing is kept"]);
+    assert!(kept(&varv).is_empty());
+    assert_newest_is(&varv, "vg/a");
+    assert_eq!(how(&night(&varv, args!["vg/a"])).0, "full");
+}
+
+#[test]
+fn what_was_left_behind_gives_its_room_back_before_more_is_asked_for() {
+    if !in_lab!("300M") {
+        return;
+    }
+    group();
+    sh(
+        "lvcreate -q -y -n a -L 80M vg; lvcreate -q -y -n rest -l $(($(vgs --noheadings -o vg_free_count vg) - 4)) vg",
+    );
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 10);
+    night(&varv, args!["vg/a"]);
+    let kill = "kill -KILL $PPID";
+    let words = args!["lvm", "backup", "--from-command", "zz", "vg/a", "--", "sh", "-c", kill];
+    assert_eq!(varv.run(words).code, None);
+    assert_eq!((kept(&varv).len(), sh("vgs --noheadings -o vg_free_count vg").as_str()), (2, "0"));
+    // A dry run takes nothing away, so that it finds no room.
+    varv.ends(2, args!["lvm", "backup", "--dry-run", "vg/a"]).says(&["--snapshot-size"]);
+    assert_eq!(kept(&varv).len(), 2);
+    let done = varv.run(args!["--json", "lvm", "backup", "vg/a"]);
+    done.says(&["an earlier run left it behind"]);
+    assert_eq!(how(&done.json()), ("cow", None));
+    assert_only_kept_are_left(&varv);
+}
+
+#[test]
 fn the_volume_of_the_repository_is_known_whatever_lies_between() {
     if !in_lab!("2G") {
         return;

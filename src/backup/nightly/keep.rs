@@ -1,9 +1,8 @@
 //! What is kept for the next night, and what goes.
 
-use std::collections::BTreeSet;
-
 use super::Context;
 use super::known::Past;
+use super::pools::Pools;
 use super::taken::Taken;
 use super::unfinished::Unfinished;
 use crate::backup::Outcome;
@@ -30,9 +29,9 @@ impl<'a> Keeper<'a> {
     }
 
     /// Removes what earlier runs left behind: snapshots of this series that its newest backup was
-    /// not made of.
-    /// `unfinished` may be gone on with.
-    pub fn remove_left_behind(&self, all: &[Lv], unfinished: Option<&Unfinished>) -> Result<()> {
+    /// not made of. `unfinished` may be gone on with. True if there was any.
+    pub fn remove_left_behind(&self, all: &[Lv], unfinished: Option<&Unfinished>) -> Result<bool> {
+        let mut found = false;
         for (volume, past) in self.volumes.iter().zip(self.pasts) {
             let mark = self.context.mark(volume);
             let kept = past.kept.as_ref().map(|kept| &kept.uuid);
@@ -41,39 +40,44 @@ impl<'a> Keeper<'a> {
             for left in all.iter().filter(is_left) {
                 lvm::remove(left)?;
                 self.notice(format!("{}: removed, an earlier run left it behind", left.path()));
+                found = true;
             }
         }
-        Ok(())
+        Ok(found)
     }
 
-    /// What is kept in a pool goes at once: the pool needs the room more.
-    pub fn drop_kept_in(&self, pool: &Lv, used: PoolUse, limit: f64) {
-        let PoolUse { data, metadata } = used;
+    /// How full a pool may be, in percent.
+    pub fn pool_limit(&self) -> f64 {
+        self.context.options.pool_limit
+    }
+
+    /// What is kept in a pool goes at once: the pool needs the room more. True if anything did.
+    pub fn drop_kept_in(&self, pool: &Lv, used: PoolUse) -> bool {
+        let (PoolUse { data, metadata }, limit) = (used, self.pool_limit());
         self.notice(format!(
             "{}: {data:.0} % of its data and {metadata:.0} % of its metadata are used, the limit is {limit:.0} %: nothing is kept in it",
             pool.path()
         ));
-        for kept in self.pasts.iter().filter_map(|past| past.kept.as_ref()) {
-            if kept.pool_uuid.as_ref() == Some(&pool.uuid) {
-                self.remove(kept);
-            }
+        if self.context.backup.dry_run {
+            return false;
         }
+        let kept = self.pasts.iter().filter_map(|past| past.kept.as_ref());
+        let here = kept.filter(|kept| kept.pool_uuid.as_ref() == Some(&pool.uuid));
+        here.map(|kept| self.remove(kept)).filter(|is_gone| *is_gone).count() > 0
     }
 
-    fn remove(&self, snapshot: &Lv) {
-        if let Err(e) = lvm::remove(snapshot) {
+    /// Whether it is gone.
+    fn remove(&self, snapshot: &Lv) -> bool {
+        let removed = lvm::remove(snapshot);
+        if let Err(e) = &removed {
             self.notice(format!("{} cannot be removed: {e}", snapshot.path()));
         }
+        removed.is_ok()
     }
 
     /// The repository has its snapshot: what was kept is replaced, of volumes that are in it. The
     /// volumes of which a snapshot is kept are returned.
-    pub fn finish(
-        &self,
-        mut taken: Taken,
-        outcome: &Outcome,
-        full_pools: &BTreeSet<String>,
-    ) -> Result<Vec<String>> {
+    pub fn finish(&self, mut taken: Taken, outcome: &Outcome, pools: &Pools) -> Result<Vec<String>> {
         if outcome.id.is_none() {
             return Ok(Vec::new());
         }
@@ -83,11 +87,11 @@ impl<'a> Keeper<'a> {
             if outcome.volumes.iter().all(|info| info.path != path) {
                 continue;
             }
-            let is_gone = |pool: &String| full_pools.contains(pool);
-            if let Some(old) = past.kept.as_ref().filter(|old| !old.pool_uuid.as_ref().is_some_and(is_gone)) {
+            // Of those in full pools nothing is left.
+            if let Some(old) = past.kept.as_ref().filter(|old| !pools.is_full(old)) {
                 self.remove(old);
             }
-            if self.keeps(volume, full_pools) && self.keep(volume, &mut taken)? {
+            if self.keeps(volume, pools) && self.keep(volume, &mut taken)? {
                 kept.push(volume.path());
                 if past.kept.is_none() {
                     self.tell_costs(volume);
@@ -97,8 +101,7 @@ impl<'a> Keeper<'a> {
         Ok(kept)
     }
 
-    fn keeps(&self, volume: &Lv, full_pools: &BTreeSet<String>) -> bool {
-        let in_full_pool = volume.pool_uuid.as_ref().is_some_and(|pool| full_pools.contains(pool));
+    fn keeps(&self, volume: &Lv, pools: &Pools) -> bool {
         // Two devices with one UUID confuse btrfs when it mounts.
         let is_twin =
             volume.kind == Kind::Thick && lvm::file_system(&volume.device).as_deref() == Some("btrfs");
@@ -108,7 +111,7 @@ impl<'a> Keeper<'a> {
                 volume.path()
             ));
         }
-        self.context.options.keep && !in_full_pool && !is_twin
+        self.context.options.keep && !pools.is_full(volume) && !is_twin
     }
 
     /// Thin ones need no device until the next night; of classic ones that have overflowed nothing

@@ -101,11 +101,7 @@ pub fn run(
         return Err(Error::Refused("a map of free blocks is of one volume: name just that".into()));
     }
     let _locks = context.lock(&selected.volumes)?;
-    // As they are now that nobody else works with them.
-    let all = lvm::list()?;
-    let volumes: Vec<Lv> =
-        selected.volumes.iter().filter_map(|volume| find(&all, &volume.uuid)).cloned().collect();
-    context.night(&all, volumes)
+    context.night(&selected.volumes, Pools::default())
 }
 
 impl<'a> Context<'a> {
@@ -117,38 +113,52 @@ impl<'a> Context<'a> {
         volumes.iter().map(|lv| Lock::take(locks, &lv.uuid, &lv.path(), *lock_wait, self.stop)).collect()
     }
 
-    fn night(&self, all: &[Lv], volumes: Vec<Lv>) -> Result<Night> {
+    /// All is looked at as it is now that nobody else works with the volumes; and again where room
+    /// had to be made.
+    fn night(&self, selected: &[Lv], mut pools: Pools) -> Result<Night> {
+        let all = &lvm::list()?;
+        let volumes: Vec<Lv> =
+            selected.iter().filter_map(|volume| find(all, &volume.uuid)).cloned().collect();
         let snapshots = self.repo.snapshots()?;
         let pasts: Vec<Past> =
             volumes.iter().map(|volume| Past::of(volume, all, &snapshots, self.backup)).collect();
         let keeper = Keeper::new(self, &volumes, &pasts);
         let unfinished = Unfinished::find(self, &volumes, &pasts, all)?;
-        keeper.remove_left_behind(all, unfinished.as_ref())?;
+        if !self.backup.dry_run && keeper.remove_left_behind(all, unfinished.as_ref())? {
+            return self.night(selected, pools);
+        }
         let unfinished = unfinished.filter(|_| !self.backup.dry_run);
         let configs = self.group_configs(&volumes)?;
-        let mut taken = match &unfinished {
-            Some(unfinished) => Taken::again(self, &volumes, unfinished)?,
-            None => {
-                if !self.backup.dry_run {
-                    self.forget_checkpoints(&volumes);
-                }
-                let plan = Plan::new(&volumes, self.options.snapshot_size, suffix()?)?;
-                Taken::take(self, &volumes, &plan)?
-            }
+        pools.find(all, &volumes);
+        let taken = match &unfinished {
+            Some(unfinished) => Taken::again(self, &volumes, unfinished),
+            None => self.take(&volumes),
+        };
+        let mut taken = match taken {
+            Ok(taken) => taken,
+            // LVM takes no snapshots in a pool that is full.
+            Err(_) if pools.look(&keeper) => return self.night(selected, pools),
+            Err(e) => return Err(e),
         };
         let checkpoint = unfinished.map(|unfinished| unfinished.checkpoint);
         let backup = self.with_volumes(&volumes, &pasts, all, &taken, configs, checkpoint.as_ref());
-        let pools = Pools::of(all, &volumes);
-        let (outcome, full_pools) = pools.watch(self.options.pool_limit, &keeper, || {
-            super::run(self.repo, self.catalog, &backup?, self.observer, self.stop)
-        });
-        let outcome = outcome.inspect_err(|_| self.leave(&volumes, &mut taken, &full_pools))?;
+        let outcome =
+            pools.watch(&keeper, || super::run(self.repo, self.catalog, &backup?, self.observer, self.stop));
+        let outcome = outcome.inspect_err(|_| self.leave(&volumes, &mut taken, &pools))?;
         let spread_ms = taken.spread_ms();
         if outcome.id.is_some() {
             self.forget_checkpoints(&volumes);
         }
-        let kept = keeper.finish(taken, &outcome, &full_pools)?;
+        let kept = keeper.finish(taken, &outcome, &pools)?;
         Ok(Night { outcome, spread_ms, kept })
+    }
+
+    fn take(&self, volumes: &[Lv]) -> Result<Taken<'_>> {
+        if !self.backup.dry_run {
+            self.forget_checkpoints(volumes);
+        }
+        let plan = Plan::new(volumes, self.options.snapshot_size, suffix()?)?;
+        Taken::take(self, volumes, &plan)
     }
 
     /// The options, with the snapshots that were taken as sources. A run that goes on with another
@@ -193,11 +203,10 @@ impl<'a> Context<'a> {
 
     /// What a failed run has read is not read again if its snapshots stay; they do if that is
     /// worth it, and possible.
-    fn leave(&self, volumes: &[Lv], taken: &mut Taken, full_pools: &BTreeSet<String>) {
-        let is_full = |volume: &Lv| volume.pool_uuid.as_ref().is_some_and(|pool| full_pools.contains(pool));
+    fn leave(&self, volumes: &[Lv], taken: &mut Taken, pools: &Pools) {
         let has_overflowed =
             |lv: &Lv| lv.kind != Kind::Thin && lvm::has_overflowed(&lv.device).unwrap_or(true);
-        let is_lost = volumes.iter().any(is_full) || taken.all().any(has_overflowed);
+        let is_lost = volumes.iter().any(|volume| pools.is_full(volume)) || taken.all().any(has_overflowed);
         let is_of = |checkpoint: &Checkpoint| {
             let read = |lv: &Lv| checkpoint.volumes.iter().any(|volume| volume.lvm.snapshot_uuid == lv.uuid);
             taken.all().all(read)

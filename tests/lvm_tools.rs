@@ -218,3 +218,41 @@ fn free_blocks_need_not_be_stored() {
     }
     varv.ok(args!["check", "--read-data"]);
 }
+
+#[test]
+fn what_only_a_journal_knows_of_is_no_free_block() {
+    if !in_lab!("3G") {
+        return;
+    }
+    pool("900M");
+    sh("for n in live to; do lvcreate -q -y -n $n -L 400M vg; done; mkdir /m
+        lvcreate -q -y -n crashed -V 400M --thinpool pool vg");
+    let varv = Varv::new();
+    let backup = |volume: &str| {
+        varv.run(args!["--json", "lvm", "backup", "--no-keep", "--free-blocks", "partclone", volume])
+    };
+    let comes_back = |volume: &str, to: &str| {
+        varv.ok(args!["restore", "--overwrite", "always", "--verify", volume, format!("/dev/{to}")]);
+        sh(&format!("mount /dev/{to} /m; (cd /m; sha256sum --quiet -c /root/sums); umount /m"));
+    };
+    for kind in ["ext4", "xfs", "btrfs"] {
+        // As the disk is when the power goes: the file is safe by what the journal has.
+        sh(&format!(
+            "wipefs -qa /dev/vg/live; mkfs.{kind} -q /dev/vg/live; mount /dev/vg/live /m; sync -f /m
+            for n in 1 2 3; do head -c 1M /dev/urandom > /m/$n; sync /m/$n; done
+            (cd /m; sha256sum 1 2 3 > /root/sums)
+            dd if=/dev/vg/live of=/dev/vg/crashed bs=1M iflag=direct oflag=direct status=none
+            umount /m; wipefs -qa /dev/vg/live"
+        ));
+        let crashed = backup("vg/crashed");
+        crashed.says(&["vg/crashed: free blocks are not known", "journal"]);
+        assert_eq!(crashed.json()["volumes"][0]["free_blocks"], Value::Null, "{kind}");
+        sh("wipefs -qa /dev/vg/crashed");
+        comes_back("vg/crashed", "vg/to");
+        // It has been mounted and unmounted: now its own map is right.
+        let clean = backup("vg/to").json();
+        assert_eq!(clean["volumes"][0]["free_blocks"], format!("partclone.{kind}"));
+        sh("wipefs -qa /dev/vg/to");
+        comes_back("vg/to", "vg/live");
+    }
+}

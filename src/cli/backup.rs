@@ -190,7 +190,7 @@ impl Backup {
             }
             _ => Known::Full { layout: None, reason: None },
         };
-        let used = self.free_blocks.as_deref().map(|word| FreeBlocks::parse(word).in_use(path, len));
+        let used = self.free_blocks.as_deref().map(|word| FreeBlocks::parse(word).in_use(path, len, false));
         let used = used.transpose()?.transpose();
         let why_not = |why| Error::Refused(format!("{}: free blocks are not known: {why}", path.display()));
         let volume = Volume {

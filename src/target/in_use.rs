@@ -151,6 +151,12 @@ pub fn is_swap(device: &Path) -> bool {
     Number::of(device).is_some_and(|number| Kernel::read().swap(&[number]).is_some())
 }
 
+/// Whether the file system on a block device is mounted, and written to.
+pub fn is_written_by_mount(device: &Path) -> bool {
+    let is_one = |number| Kernel::read().mounts().any(|mount| mount.is_writable && mount.is_of(&[number]));
+    Number::of(device).is_some_and(is_one)
+}
+
 /// The name that people know a holder by: `vg-root (dm-3)`, `md0`.
 fn holder_name(holder: &Path) -> String {
     let kernel_name = holder.file_name().unwrap_or_default().to_string_lossy();

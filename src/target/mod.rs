@@ -30,7 +30,7 @@ mod tree;
 pub use claim::{describe, run_tool};
 pub use device::DeviceTarget;
 pub use file::{FileOptions, FileTarget, write_whole};
-pub use in_use::is_swap;
+pub use in_use::{is_swap, is_written_by_mount};
 pub use kind::{TargetKind, check_target_path};
 pub use metadata::Metadata;
 pub use nodes::make_hard_link;

@@ -184,7 +184,7 @@ impl<'a> Context<'a> {
                 known: past.known(self, volume, snapshot, all)?,
                 spot_check: self.options.spot_check,
                 lvm: Some(describe(volume, taken, group_config)?),
-                used: self.used(volume, snapshot)?,
+                used: self.used(volume, taken)?,
                 finished: unfinished::finished(self, checkpoint, volume)?,
             })));
         }
@@ -193,9 +193,9 @@ impl<'a> Context<'a> {
 
     /// What a volume's file system uses, if all else is to be left out; nothing is where that is not
     /// known.
-    fn used(&self, volume: &Lv, snapshot: &Lv) -> Result<Option<InUse>> {
+    fn used(&self, volume: &Lv, taken: &Taken) -> Result<Option<InUse>> {
         let Some(free_blocks) = &self.options.free_blocks else { return Ok(None) };
-        let used = free_blocks.in_use(&snapshot.device, volume.len)?;
+        let used = free_blocks.in_use(&taken.of(volume)?.device, volume.len, taken.is_frozen(volume))?;
         let not_known =
             |why: &String| self.notice(format!("{}: free blocks are not known: {why}", volume.path()));
         Ok(used.inspect_err(not_known).ok())

@@ -1,6 +1,6 @@
 //! The snapshots that a run takes, and its duty to remove them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::unfinished::Unfinished;
 use super::{Context, is_on};
 use crate::error::{Error, Result};
 use crate::lvm::{self, Frozen, Kind, Lv, Plan};
-use crate::target::is_swap;
+use crate::target::{is_swap, is_written_by_mount};
 
 /// What is never frozen: the programs that take snapshots are there, or write there.
 const NEVER_FROZEN: [&str; 10] =
@@ -21,12 +21,17 @@ pub(super) struct Taken<'a> {
     snapshots: HashMap<String, Lv>,
     /// When each was there, in milliseconds after the first.
     after_ms: HashMap<String, u64>,
+    /// Volumes whose file systems were frozen meanwhile, so that their journals are empty.
+    frozen: HashSet<String>,
 }
 
 impl<'a> Taken<'a> {
     /// Takes a snapshot of each volume, and makes their devices be there.
     pub fn take(context: &'a Context<'a>, volumes: &[Lv], plan: &Plan) -> Result<Self> {
-        let mut taken = Self { context, snapshots: HashMap::new(), after_ms: HashMap::new() };
+        // LVM freezes what is mounted; what is unmounted meanwhile has no need of it.
+        let mounted = volumes.iter().filter(|volume| is_written_by_mount(&volume.device));
+        let frozen = mounted.map(|volume| volume.uuid.clone()).collect();
+        let mut taken = Self { context, snapshots: HashMap::new(), after_ms: HashMap::new(), frozen };
         // Thin ones first: the others may be held still meanwhile.
         let mut volumes: Vec<&Lv> = volumes.iter().collect();
         volumes.sort_by_key(|volume| volume.kind != Kind::Thin);
@@ -54,7 +59,9 @@ impl<'a> Taken<'a> {
         let uuids = || volumes.iter().map(|volume| volume.uuid.clone());
         let after_ms = volumes.iter().map(|volume| unfinished.after_ms(volume));
         let snapshots = uuids().zip(unfinished.snapshots.iter().cloned()).collect();
-        let mut taken = Self { context, snapshots, after_ms: uuids().zip(after_ms).collect() };
+        let frozen = volumes.iter().filter(|volume| unfinished.left_out_free_blocks(volume));
+        let frozen = frozen.map(|volume| volume.uuid.clone()).collect();
+        let mut taken = Self { context, snapshots, after_ms: uuids().zip(after_ms).collect(), frozen };
         taken.activate(volumes).inspect_err(|_| taken.leave())?;
         Ok(taken)
     }
@@ -82,6 +89,11 @@ impl<'a> Taken<'a> {
     /// The snapshot of a volume.
     pub fn of(&self, volume: &Lv) -> Result<&Lv> {
         self.snapshots.get(&volume.uuid).ok_or(Error::Internal("a snapshot that was taken is not there"))
+    }
+
+    /// Whether a volume's file system was frozen when its snapshot was taken.
+    pub fn is_frozen(&self, volume: &Lv) -> bool {
+        self.frozen.contains(&volume.uuid)
     }
 
     /// How long after the first one a volume's was there.

@@ -47,6 +47,11 @@ impl Unfinished {
     pub fn after_ms(&self, volume: &Lv) -> u64 {
         entry(&self.checkpoint, volume).map_or(0, |entry| entry.lvm.taken_after_ms)
     }
+
+    /// Whether a volume's free blocks were left out: then its snapshot could be trusted to know them.
+    pub fn left_out_free_blocks(&self, volume: &Lv) -> bool {
+        entry(&self.checkpoint, volume).is_some_and(|entry| entry.free_blocks)
+    }
 }
 
 fn entry<'c>(checkpoint: &'c Checkpoint, volume: &Lv) -> Option<&'c checkpoint::Unfinished> {

@@ -201,8 +201,9 @@ impl Row {
             origin_len: self.origin_size.parse().ok(),
             kind,
             is_snapshot: has_role("snapshot") || self.lv_attr.starts_with(['s', 'S']),
-            pool: some(&self.pool_lv),
-            pool_uuid: some(&self.pool_lv_uuid),
+            // What caches a volume is called its pool, too.
+            pool: some(&self.pool_lv).filter(|_| kind == Kind::Thin),
+            pool_uuid: some(&self.pool_lv_uuid).filter(|_| kind == Kind::Thin),
             origin_uuid: some(&self.origin_uuid),
             thin_id: self.thin_id.parse().ok(),
             tags: words(&self.lv_tags),
@@ -291,6 +292,13 @@ mod tests {
         assert_eq!((snap.kind, snap.is_snapshot, snap.is_active()), (Kind::Thin, true, false));
         assert_eq!((snap.thin_id, snap.data_percent, snap.tags.len()), (Some(2), Some(2.34), 2));
         assert_eq!(snap.mapped_name(), "vg-snap");
+    }
+
+    #[test]
+    fn a_cache_is_no_thin_pool() {
+        let cached = PRINTED.replace(r#""segtype":"thin""#, r#""segtype":"cache""#);
+        let snap = parse(&cached).unwrap().pop().unwrap();
+        assert_eq!((snap.kind, snap.pool, snap.pool_uuid), (Kind::Thick, None, None));
     }
 
     #[test]

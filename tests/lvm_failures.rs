@@ -114,6 +114,36 @@ fn a_pool_that_is_full_already_gives_up_what_is_kept_in_it() {
 }
 
 #[test]
+fn thin_volumes_that_were_resized_are_read_by_what_they_have() {
+    if !in_lab!("1G") {
+        return;
+    }
+    pool("300M");
+    sh("lvcreate -q -y -n a -V 100M --thinpool pool vg");
+    let varv = Varv::new();
+    scribble("/dev/vg/a", 0, 20);
+    night(&varv, args!["vg/a"]);
+    sh("lvextend -q -L 140M vg/a");
+    scribble("/dev/vg/a", 120, 3);
+    // The pool keeps what was behind the end of a volume that was shrunk.
+    for (resize, read) in [("true", 23), ("lvreduce -q -f -y -L 60M vg/a", 20)] {
+        sh(resize);
+        let resized = night(&varv, args!["vg/a"]);
+        assert_eq!(how(&resized), ("full", Some("its size has changed")));
+        assert_eq!(resized["bytes_read"], read << 20);
+        assert_newest_is(&varv, "vg/a");
+    }
+    scribble("/dev/vg/a", 58, 2);
+    let after = night(&varv, args!["--spot-check", "0", "vg/a"]);
+    assert_eq!((how(&after), after["volumes"][0]["bytes_changed"].as_u64()), (("thin", None), Some(2 << 20)));
+    assert_newest_is(&varv, "vg/a");
+    // What had been cut off is there again.
+    sh("lvextend -q -L 140M vg/a");
+    assert_eq!(night(&varv, args!["vg/a"])["bytes_read"], 25 << 20);
+    assert_newest_is(&varv, "vg/a");
+}
+
+#[test]
 fn what_was_left_behind_gives_its_room_back_before_more_is_asked_for() {
     if !in_lab!("300M") {
         return;

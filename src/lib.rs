@@ -13,6 +13,7 @@ pub mod format;
 pub mod history;
 pub mod id;
 pub mod lvm;
+pub mod nested;
 pub mod observe;
 pub mod ordered;
 pub mod repo;

@@ -144,6 +144,6 @@ fn shrank() -> io::Error {
 pub fn open(place: &Place) -> io::Result<File> {
     match &place.folder.fd {
         Some(fd) => open_file(fd, place.name.as_slice(), false),
-        None => open_file(CWD, place.folder.path.as_path(), true),
+        None => open_file(CWD, &place.path(), true),
     }
 }

@@ -186,7 +186,7 @@ impl<'a> Scan<'a> {
         if let Some(why) = listing.left_out.as_ref().and_then(left_out) {
             self.observer.event(Event::Notice(format!("{}: left out, {why}", place.path().display())));
         }
-        let folder = Arc::new(Folder { path: place.path(), fd: Some(Arc::clone(&listing.dir)) });
+        let folder = Arc::new(Folder { path: place.nested(), fd: Some(Arc::clone(&listing.dir)) });
         self.enter(&place, name, &listing, before.as_ref())?;
         if let Some(file) = before.as_ref().filter(|before| before.dir().is_none()) {
             self.deleted(file)?;
@@ -373,7 +373,7 @@ impl<'a> Scan<'a> {
             ),
             None => (
                 metadata::payload_without_content(rustix::fs::CWD, &name, stat)?,
-                metadata::xattrs_of_root(&place.folder.path)?,
+                metadata::xattrs_of_root(&place.path())?,
             ),
         };
         let payload = payload.ok_or_else(|| std::io::Error::other("its kind is unknown"))?;

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::format::map::Map;
 use crate::format::snapshot::VolumeInfo;
 use crate::format::tree::Entry;
 use crate::id::{ChunkId, SnapshotId};
+use crate::nested::Nested;
 use crate::source::path_of;
 
 /// Files up to this length are read at once, longer ones in pieces of it.
@@ -65,7 +67,7 @@ pub struct Folder {
     /// Open; `None` for the folder of a root, which is opened by its path.
     pub fd: Option<Arc<OwnedFd>>,
     /// For messages.
-    pub path: PathBuf,
+    pub path: Nested,
 }
 
 /// Where something is.
@@ -80,16 +82,18 @@ pub struct Place {
 impl Place {
     /// A root.
     pub fn root(path: &Path) -> Self {
-        Self { folder: Arc::new(Folder { fd: None, path: path.to_path_buf() }), name: Vec::new() }
+        let path = Nested::root(path.as_os_str().as_bytes());
+        Self { folder: Arc::new(Folder { fd: None, path }), name: Vec::new() }
     }
 
     /// The whole path.
     pub fn path(&self) -> PathBuf {
-        if self.name.is_empty() {
-            self.folder.path.clone()
-        } else {
-            self.folder.path.join(path_of(&self.name))
-        }
+        path_of(&self.nested().whole()).to_path_buf()
+    }
+
+    /// The same, for what is in it.
+    pub fn nested(&self) -> Nested {
+        if self.name.is_empty() { self.folder.path.clone() } else { self.folder.path.child(&self.name) }
     }
 }
 

@@ -10,6 +10,7 @@ use super::record::{FileRecord, Inode};
 use super::sorter::{Sorted, Sorter};
 use super::{Options, Problems};
 use crate::error::{Error, IoContext, Result};
+use crate::nested::Nested;
 use crate::observe::Stop;
 use crate::source::exclude::{ExcludeOptions, Excludes, Patterns, SourceExcludes};
 use crate::source::metadata::kind;
@@ -107,7 +108,7 @@ struct Scanner<'a> {
 struct Open {
     id: DirId,
     /// Below the root.
-    path: Vec<u8>,
+    path: Nested,
     /// Whether all below it is included.
     is_included: bool,
     entries: std::vec::IntoIter<Listed>,
@@ -120,7 +121,7 @@ impl Scanner<'_> {
             let walker = Walker::new(scope, root, WALK_THREADS, &wanted);
             let Some(entries) = self.enter(&walker, walker.root()) else { return Ok(()) };
             let is_included = self.include.is_none();
-            let mut open = vec![Open { id, path: Vec::new(), is_included, entries }];
+            let mut open = vec![Open { id, path: Nested::root(b""), is_included, entries }];
             while let Some(dir) = open.last_mut() {
                 let Some(entry) = dir.entries.next() else {
                     open.pop();
@@ -153,11 +154,7 @@ impl Scanner<'_> {
                 return Ok(None);
             }
         };
-        let path = || {
-            let mut path = dir.path.clone();
-            path.extend_from_slice(&entry.name);
-            path
-        };
+        let path = || dir.path.child(&entry.name).whole();
         match (kind(&stat), entry.subdir) {
             (FileType::RegularFile, _) => {
                 if is_leftover(&entry.name) {
@@ -173,9 +170,8 @@ impl Scanner<'_> {
                 Ok(None)
             }
             (FileType::Directory, Some(handle)) => {
-                let mut path = path();
-                let is_included = dir.is_included || self.includes(&path, true);
-                path.push(b'/');
+                let is_included = dir.is_included || self.includes(&path(), true);
+                let path = dir.path.child(&entry.name);
                 let Some(entries) = self.enter(walker, handle) else { return Ok(None) };
                 let id = self.scan.dirs.add(dir.id, &entry.name);
                 Ok(Some(Open { id, path, is_included, entries }))

@@ -13,7 +13,7 @@ use crate::format::tree::{self, Dir, Entry, Payload};
 use crate::id::ChunkId;
 use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::child_path;
+use crate::repo::nodes::push_name;
 
 /// In what two entries of one path differ. Inodes and times of change do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,13 +90,13 @@ pub fn diff(
     stop: &Stop,
     each: &mut Each,
 ) -> Result<()> {
-    let mut diff = Diff { catalog, stop, open: Vec::new() };
+    let mut diff = Diff { catalog, stop, path: path.to_vec(), open: Vec::new() };
     match (before, after) {
         (Side::Roots(before), Side::Roots(after)) => {
             let [before, after] = [before, after].map(|root| Cursor::new(root, true));
-            diff.open.push(Open { path: path.to_vec(), before, after });
+            diff.open.push(Open { path_len: path.len(), before, after });
         }
-        (before, after) => diff.pair(path.to_vec(), before.entry(), after.entry(), each)?,
+        (before, after) => diff.pair(before.entry(), after.entry(), each)?,
     }
     diff.run(each)
 }
@@ -154,13 +154,15 @@ impl Side {
 struct Diff<'a> {
     catalog: &'a Catalog,
     stop: &'a Stop,
-    /// The directories on the way to where we are.
+    /// Where we are, …
+    path: Vec<u8>,
+    /// … and the directories on the way there.
     open: Vec<Open>,
 }
 
 /// A directory that one or both have.
 struct Open {
-    path: Vec<u8>,
+    path_len: usize,
     before: Cursor,
     after: Cursor,
 }
@@ -169,47 +171,43 @@ impl Diff<'_> {
     fn run(&mut self, each: &mut Each) -> Result<()> {
         while let Some(open) = self.open.last_mut() {
             self.stop.check()?;
+            self.path.truncate(open.path_len);
             match next_pair(self.catalog, &mut open.before, &mut open.after)? {
                 None => drop(self.open.pop()),
                 Some((None, None)) => {}
                 Some((before, after)) => {
                     let name = before.as_ref().or(after.as_ref()).map(|entry| entry.name.as_slice());
-                    let path = child_path(&open.path, name.unwrap_or_default());
-                    self.pair(path, before, after, each)?;
+                    push_name(&mut self.path, name.unwrap_or_default());
+                    self.pair(before, after, each)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn pair(
-        &mut self,
-        path: Vec<u8>,
-        before: Option<Entry>,
-        after: Option<Entry>,
-        each: &mut Each,
-    ) -> Result<()> {
+    /// What the two have under the path where we are.
+    fn pair(&mut self, before: Option<Entry>, after: Option<Entry>, each: &mut Each) -> Result<()> {
         let dir = |entry: &Option<Entry>| entry.as_ref().and_then(Entry::dir).cloned();
         let dirs = (dir(&before), dir(&after));
         match (before, after) {
             (None, None) => {}
-            (Some(entry), None) => each(&path, Change::Deleted(entry))?,
-            (None, Some(entry)) => each(&path, Change::New(entry))?,
+            (Some(entry), None) => each(&self.path, Change::Deleted(entry))?,
+            (None, Some(entry)) => each(&self.path, Change::New(entry))?,
             (Some(before), Some(after)) => {
                 let (mut aspects, ranges) = compare(self.catalog, &before, &after, self.stop)?;
                 // What differs below a directory is called for itself.
                 aspects.content &= dirs.0.is_none() || dirs.1.is_none();
                 if aspects.any() {
                     let (before, after) = (Box::new(before), Box::new(after));
-                    each(&path, Change::Changed { before, after, aspects, ranges })?;
+                    each(&self.path, Change::Changed { before, after, aspects, ranges })?;
                 }
             }
         }
-        self.enter(path, dirs);
+        self.enter(dirs);
         Ok(())
     }
 
-    fn enter(&mut self, path: Vec<u8>, dirs: (Option<Dir>, Option<Dir>)) {
+    fn enter(&mut self, dirs: (Option<Dir>, Option<Dir>)) {
         if let (Some(before), Some(after)) = &dirs
             && before.content == after.content
         {
@@ -218,7 +216,7 @@ impl Diff<'_> {
         let cursor = |dir: Option<Dir>| Cursor::new(dir.and_then(|dir| dir.root), false);
         let (before, after) = (cursor(dirs.0), cursor(dirs.1));
         if !before.is_done() || !after.is_done() {
-            self.open.push(Open { path, before, after });
+            self.open.push(Open { path_len: self.path.len(), before, after });
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::id::ChunkId;
 use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
 use crate::repo::marks::Marks;
-use crate::repo::nodes::{Entries, child_path};
+use crate::repo::nodes::{Entries, push_name};
 use crate::repo::snapshots::Listed;
 
 /// What is looked for.
@@ -68,7 +68,7 @@ struct Search<'a> {
 
 /// A directory on the way to where we are.
 struct OpenDir<'a> {
-    path: Vec<u8>,
+    path_len: usize,
     ordinal: Option<u64>,
     entries: Entries<'a>,
     is_barren: bool,
@@ -79,25 +79,27 @@ impl<'a> Search<'a> {
         let tree = listed.snapshot.tree.root();
         let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", listed.id), e))?;
         let entries = Entries::of_roots(self.catalog, tree);
-        let mut stack = vec![OpenDir { path: Vec::new(), ordinal: None, entries, is_barren: true }];
+        let mut stack = vec![OpenDir { path_len: 0, ordinal: None, entries, is_barren: true }];
+        let mut path = Vec::new();
         while let Some(dir) = stack.last_mut() {
             self.stop.check()?;
+            path.truncate(dir.path_len);
             let Some(entry) = dir.entries.next().transpose()? else {
                 self.leave(&mut stack);
                 continue;
             };
-            let path = child_path(&dir.path, &entry.name);
+            push_name(&mut path, &entry.name);
             if self.pattern.matches(&path) {
                 dir.is_barren = false;
                 each(listed, &path, &entry)?;
             }
-            let below = self.enter(path, &entry)?;
+            let below = self.enter(path.len(), &entry)?;
             stack.extend(below);
         }
         Ok(())
     }
 
-    fn enter(&self, path: Vec<u8>, entry: &Entry) -> Result<Option<OpenDir<'a>>> {
+    fn enter(&self, path_len: usize, entry: &Entry) -> Result<Option<OpenDir<'a>>> {
         let Some(dir) = entry.dir() else { return Ok(None) };
         let Some(root) = &dir.root else { return Ok(None) };
         // What a pattern of paths finds below a directory depends on where that is.
@@ -106,7 +108,7 @@ impl<'a> Search<'a> {
             return Ok(None);
         }
         let entries = Entries::of(self.catalog, dir);
-        Ok(Some(OpenDir { path, ordinal, entries, is_barren: true }))
+        Ok(Some(OpenDir { path_len, ordinal, entries, is_barren: true }))
     }
 
     fn ordinal(&self, id: &ChunkId) -> Result<Option<u64>> {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::{Entries, child_path};
+use crate::repo::nodes::{Entries, push_name};
 
 /// Calls `each` with the whole path and the entry of all that `resolved` lists: the roots if no
 /// path was given, a directory's entries, anything else itself. `recursive` goes on into
@@ -28,17 +28,19 @@ pub fn list(
             Some(dir) => Entries::of(catalog, dir),
         },
     };
-    let mut open = vec![(resolved.path.clone(), entries)];
-    while let Some((above, entries)) = open.last_mut() {
+    let mut path = resolved.path.clone();
+    let mut open = vec![(path.len(), entries)];
+    while let Some((above_len, entries)) = open.last_mut() {
         stop.check()?;
+        path.truncate(*above_len);
         let Some(entry) = entries.next().transpose()? else {
             open.pop();
             continue;
         };
-        let path = child_path(above, &entry.name);
+        push_name(&mut path, &entry.name);
         each(&path, &entry)?;
         if let Some(dir) = entry.dir().filter(|_| recursive) {
-            open.push((path, Entries::of(catalog, dir)));
+            open.push((path.len(), Entries::of(catalog, dir)));
         }
     }
     Ok(())

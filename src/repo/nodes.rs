@@ -112,11 +112,18 @@ fn find(catalog: &Catalog, tree: Option<Root<ChunkId>>, roots: bool, name: &[u8]
 
 /// The whole path of an entry of the directory with the path `above`, which is empty for roots.
 pub fn child_path(above: &[u8], name: &[u8]) -> Vec<u8> {
-    match above {
-        b"" => name.to_vec(),
-        b"/" => [b"/", name].concat(),
-        above => [above, b"/", name].concat(),
+    let mut path = Vec::with_capacity(above.len() + 1 + name.len());
+    path.extend_from_slice(above);
+    push_name(&mut path, name);
+    path
+}
+
+/// The same in place: who goes down a tree needs one path, not one for each level of it.
+pub fn push_name(path: &mut Vec<u8>, name: &[u8]) {
+    if !path.is_empty() && path != b"/" {
+        path.push(b'/');
     }
+    path.extend_from_slice(name);
 }
 
 /// The extents of a map from an offset on, holding one node a level.

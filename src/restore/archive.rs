@@ -30,7 +30,7 @@ pub fn tree(context: &Context, entry: &Entry, out: &mut dyn Write) -> Result<()>
     let name = entry.name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let name = if name.is_empty() { b"root" } else { name };
     let mut archive = Archive { context, out, first_names: HashMap::new() };
-    archive.dir(entry, name)?;
+    archive.dir(entry, &mut name.to_vec())?;
     archive.write(&[0; 2 * BLOCK])?;
     archive.out.flush().map_err(cannot_print)
 }
@@ -53,15 +53,18 @@ impl Archive<'_> {
         if over == 0 { Ok(()) } else { self.write(&[0; BLOCK][over..]) }
     }
 
-    fn dir(&mut self, entry: &Entry, path: &[u8]) -> Result<()> {
+    fn dir(&mut self, entry: &Entry, path: &mut Vec<u8>) -> Result<()> {
         let Some(dir) = entry.dir() else { return Err(Error::Internal("no directory")) };
-        self.member(entry, &[path, b"/"].concat(), EntryType::Directory, 0, Records::of(entry))?;
+        path.push(b'/');
+        self.member(entry, path, EntryType::Directory, 0, Records::of(entry))?;
+        let len = path.len();
         for child in Entries::of(self.context.catalog, dir) {
             let child = child?;
-            let path = [path, b"/", &child.name].concat();
+            path.truncate(len);
+            path.extend_from_slice(&child.name);
             match child.dir() {
-                Some(_) => self.dir(&child, &path)?,
-                None => self.file(&child, &path)?,
+                Some(_) => self.dir(&child, path)?,
+                None => self.file(&child, path)?,
             }
         }
         Ok(())

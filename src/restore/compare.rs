@@ -23,10 +23,11 @@ use crate::format::tree::{Dir, Entry, Payload};
 use crate::history::diff::{Change, Each, Side, compare_metadata, diff};
 use crate::history::ranges::Ranges;
 use crate::id::ChunkId;
+use crate::nested::Nested;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::{Entries, Extents, child_path};
+use crate::repo::nodes::{Entries, Extents};
 use crate::source::exclude::{ExcludeOptions, Excludes, SourceExcludes};
 use crate::source::extents::{device_len, read_at};
 use crate::source::open::open_file;
@@ -39,6 +40,8 @@ use crate::target::{Content, Counts, Empty};
 const FILES_MAX: usize = 400;
 /// Paths that wait to be reported until the contents before them were compared.
 const WAITING_MAX: usize = 4096;
+/// The length of those paths, which may be nested deeply: each is in memory several times.
+const PATHS_LEN_MAX: usize = 4 << 20;
 
 /// How thoroughly to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +120,7 @@ pub fn compare(
         owners: Owners::of_system(),
         waiting: Vec::new(),
         checks: 0,
+        paths_len: 0,
         restored: Restored::default(),
         compared: Compared::default(),
         each,
@@ -182,6 +186,7 @@ struct Comparison<'a, 'e> {
     owners: Owners,
     waiting: Vec<Waiting>,
     checks: usize,
+    paths_len: usize,
     restored: Restored,
     compared: Compared,
     each: &'a mut Each<'e>,
@@ -189,8 +194,8 @@ struct Comparison<'a, 'e> {
 
 /// A directory that both or only the source has.
 struct Open<'c> {
-    path: Vec<u8>,
-    place: PathBuf,
+    path: Nested,
+    place: Nested,
     dir: Arc<OwnedFd>,
     live: Peekable<std::vec::IntoIter<Listed>>,
     before: Peekable<Box<dyn Iterator<Item = Result<Entry>> + 'c>>,
@@ -209,8 +214,9 @@ impl<'a> Comparison<'a, '_> {
         place: Place,
     ) -> Result<()> {
         let mut stack: Vec<Open<'a>> = Vec::new();
-        self.pair(path, Some(entry.clone()), found, place.clone())?;
-        self.enter(&mut stack, path.to_vec(), Some(entry), listing, place.path)?;
+        let at = Nested::root(place.path.as_os_str().as_encoded_bytes());
+        self.pair(path, Some(entry.clone()), found, place)?;
+        self.enter(&mut stack, Nested::root(path), Some(entry), listing, at)?;
         while let Some(open) = stack.last_mut() {
             self.context.stop.check()?;
             let order = match (open.live.peek(), open.before.peek()) {
@@ -229,7 +235,8 @@ impl<'a> Comparison<'a, '_> {
                 Ok(before) => before,
                 Err(error) => {
                     // What the snapshot has from here on is not known, so that nothing is new.
-                    self.problem(&open.place.clone(), error)?;
+                    let place = open.place.whole();
+                    self.problem(path_of(&place), error)?;
                     stack.pop();
                     continue;
                 }
@@ -237,7 +244,7 @@ impl<'a> Comparison<'a, '_> {
             match live {
                 Some(live) => self.live(walker, &mut stack, live, before)?,
                 None if open.is_partial => {}
-                None => self.gone(open.path.clone(), before)?,
+                None => self.gone(&open.path.clone(), before)?,
             }
         }
         Ok(())
@@ -252,25 +259,28 @@ impl<'a> Comparison<'a, '_> {
         before: Option<Entry>,
     ) -> Result<()> {
         let Some(open) = stack.last() else { return Ok(()) };
-        let path = child_path(&open.path, &live.name);
-        let at = open.place.join(path_of(&live.name));
-        let place = Place { dir: Some(Arc::clone(&open.dir)), path: at.clone(), follow: false };
+        let (path, at) = (open.path.child(&live.name), open.place.child(&live.name));
+        let place = Place {
+            dir: Some(Arc::clone(&open.dir)),
+            path: path_of(&at.whole()).to_path_buf(),
+            follow: false,
+        };
         let found = match live.stat {
             Ok(found) => found,
-            Err(error) => return self.problem(&at, error),
+            Err(error) => return self.problem(&place.path, error),
         };
         let listing = match live.subdir.map(|handle| walker.take(handle)).transpose() {
             Ok(listing) => listing,
-            Err(error) => return self.problem(&at, error),
+            Err(error) => return self.problem(&place.path, error),
         };
-        self.pair(&path, before.clone(), &found, place)?;
+        self.pair(&path.whole(), before.clone(), &found, place)?;
         self.enter(stack, path, before.as_ref(), listing, at)
     }
 
     /// Only the snapshot has it; what would be left out now is not asked for.
-    fn gone(&mut self, above: Vec<u8>, before: Option<Entry>) -> Result<()> {
+    fn gone(&mut self, above: &Nested, before: Option<Entry>) -> Result<()> {
         let Some(before) = before else { return Ok(()) };
-        let path = child_path(&above, &before.name);
+        let path = above.child(&before.name).whole();
         let (catalog, stop) = (self.context.catalog, self.context.stop);
         let (filter, root) = (self.filter, self.root.len());
         diff(catalog, &path, Side::Entry(before), Side::Nothing, stop, &mut |path, change| {
@@ -287,10 +297,10 @@ impl<'a> Comparison<'a, '_> {
     fn enter(
         &mut self,
         stack: &mut Vec<Open<'a>>,
-        path: Vec<u8>,
+        path: Nested,
         before: Option<&Entry>,
         listing: Option<Listing>,
-        place: PathBuf,
+        place: Nested,
     ) -> Result<()> {
         let dir = before.and_then(Entry::dir);
         let catalog = self.context.catalog;
@@ -307,7 +317,7 @@ impl<'a> Comparison<'a, '_> {
             }
             (Some(dir), None) => {
                 for child in Entries::of(catalog, dir) {
-                    self.gone(path.clone(), Some(child?))?;
+                    self.gone(&path, Some(child?))?;
                 }
             }
             (None, None) => {}
@@ -405,16 +415,16 @@ impl<'a> Comparison<'a, '_> {
 
     fn wait(&mut self, waiting: Waiting) -> Result<()> {
         self.checks += usize::from(waiting.check.is_some());
+        self.paths_len += waiting.path.len();
         self.waiting.push(waiting);
-        match self.checks >= FILES_MAX || self.waiting.len() >= WAITING_MAX {
-            true => self.flush(),
-            false => Ok(()),
-        }
+        let is_full =
+            self.checks >= FILES_MAX || self.waiting.len() >= WAITING_MAX || self.paths_len >= PATHS_LEN_MAX;
+        if is_full { self.flush() } else { Ok(()) }
     }
 
     /// Compares contents that wait for it, and reports what differs in its order.
     fn flush(&mut self) -> Result<()> {
-        self.checks = 0;
+        (self.checks, self.paths_len) = (0, 0);
         let mut waiting = std::mem::take(&mut self.waiting);
         let mut checks = Vec::new();
         for (number, wait) in waiting.iter_mut().enumerate() {

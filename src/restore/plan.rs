@@ -10,9 +10,11 @@ use super::window::Window;
 use super::{Context, Overwrite, Restored, incomplete};
 use crate::error::{Error, Result};
 use crate::format::map::{Extent, Map};
-use crate::format::tree::{Dir, Entry, Payload};
+use crate::format::tree::{Entry, Payload};
+use crate::nested::Nested;
 use crate::observe::Event;
 use crate::repo::nodes::Entries;
+use crate::source::path_of;
 use crate::target::{
     Content, Existing, FileOptions, FileTarget, Found, Identity, Kind, TargetDir, make_hard_link, write_whole,
 };
@@ -24,8 +26,7 @@ const SMALL_MAX: u64 = 2 << 20;
 pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> Result<Restored> {
     let mut tree = TreeRestore::new(context, Arc::clone(&root))?;
     root.make_writable();
-    let mut place = Place { dir: Some(root), path: Vec::new() };
-    tree.dir(entry, &mut place)?;
+    tree.tree(entry.clone(), Place { dir: Some(root), path: Nested::root(b"") })?;
     tree.flush()?;
     Ok(tree.restored)
 }
@@ -33,7 +34,7 @@ pub fn restore_tree(context: &Context, entry: &Entry, root: Arc<TargetDir>) -> R
 /// Restores one file, volume, stream or node.
 pub fn restore_single(context: &Context, entry: &Entry, dir: Arc<TargetDir>) -> Result<Restored> {
     let mut tree = TreeRestore::new(context, Arc::clone(&dir))?;
-    let mut place = Place { dir: Some(dir), path: Vec::new() };
+    let mut place = Place { dir: Some(dir), path: Nested::root(b"") };
     tree.entry(entry.clone(), &mut place)?;
     tree.flush()?;
     Ok(tree.restored)
@@ -85,7 +86,7 @@ fn count_others(context: &Context, target: &Path, path: &[u8], names: &[Vec<u8>]
                 context.observer.event(Event::Notice(format!("{} would be removed", path.display())));
             }
         }
-        Err(e) => context.problem(dir.path().to_path_buf(), &e, restored),
+        Err(e) => context.problem(dir.path(), &e, restored),
     }
 }
 
@@ -93,7 +94,17 @@ fn count_others(context: &Context, target: &Path, path: &[u8], names: &[Vec<u8>]
 struct Place {
     dir: Option<Arc<TargetDir>>,
     /// Below the root.
-    path: Vec<u8>,
+    path: Nested,
+}
+
+/// A directory that is being gone through.
+struct Open<'a> {
+    entry: Entry,
+    place: Place,
+    entries: Entries<'a>,
+    /// What the snapshot has there, if what it does not have is to be removed; `None` too where that is
+    /// not known any more.
+    names: Option<Vec<Vec<u8>>>,
 }
 
 /// The first name of a file with several.
@@ -153,7 +164,7 @@ impl<'a> TreeRestore<'a> {
         }
         for (dir, entry) in std::mem::take(&mut self.left) {
             if let Err(e) = self.context.metadata.apply_to_dir(&dir, &entry) {
-                self.context.problem(dir.path().to_path_buf(), &e, &mut self.restored);
+                self.context.problem(dir.path(), &e, &mut self.restored);
             }
         }
         Ok(())
@@ -185,61 +196,74 @@ impl<'a> TreeRestore<'a> {
             return Ok(Arc::clone(dir));
         }
         let mut dir = Arc::clone(&self.root);
-        for name in names(&place.path) {
+        for name in names(&place.path.whole()) {
             dir = Arc::new(dir.mkdir(name)?);
         }
         place.dir = Some(Arc::clone(&dir));
         Ok(dir)
     }
 
-    /// Everything below a directory, then the directory's metadata.
-    fn dir(&mut self, entry: &Entry, place: &mut Place) -> Result<()> {
-        let Some(dir) = entry.dir() else { return Err(Error::Internal("no directory")) };
-        let existed = place.dir.as_ref().is_some_and(|dir| !dir.was_created());
-        let names = self.children(dir, place)?;
-        if let Some(target) = place.dir.clone() {
-            if existed && self.context.options.delete {
-                self.delete_others(&target, &names, place)?;
-            }
-            self.restored.dirs += 1;
-            self.window.hold_open();
-            self.left.push((target, entry.clone()));
-        }
-        if self.window.is_full() { self.flush() } else { Ok(()) }
-    }
-
-    /// The names that the snapshot has there, if they are needed for `--delete`.
-    fn children(&mut self, dir: &Dir, place: &mut Place) -> Result<Vec<Vec<u8>>> {
-        let mut names = Vec::new();
-        for child in Entries::of(self.context.catalog, dir) {
-            let child = match child {
-                Ok(child) => child,
-                Err(e) if e.is_damage() => {
-                    let path = self.root.path().join(crate::source::path_of(&place.path));
-                    self.context.problem(path, &e, &mut self.restored);
-                    // What the directory should hold is not known: nothing may be removed.
-                    return Ok(vec![Vec::new()]);
+    /// Everything below a directory, then the directory's metadata; the same for each one below it.
+    fn tree(&mut self, entry: Entry, place: Place) -> Result<()> {
+        let mut open: Vec<Open<'a>> = self.open(entry, place).into_iter().collect();
+        while let Some(dir) = open.last_mut() {
+            let below = match dir.entries.next() {
+                Some(Ok(child)) => {
+                    if let Some(names) = &mut dir.names {
+                        names.push(child.name.clone());
+                    }
+                    self.child(child, &mut dir.place)?
                 }
-                Err(e) => return Err(e),
+                Some(Err(e)) if e.is_damage() => {
+                    let path = self.root.path().join(path_of(&dir.place.path.whole()));
+                    self.context.problem(path, &e, &mut self.restored);
+                    dir.names = None;
+                    None
+                }
+                Some(Err(e)) => return Err(e),
+                None => {
+                    if let Some(done) = open.pop() {
+                        self.leave(done)?;
+                    }
+                    None
+                }
             };
-            if self.context.options.delete {
-                names.push(child.name.clone());
-            }
-            self.child(child, place)?;
+            open.extend(below);
             if self.window.is_full() {
                 self.flush()?;
             }
         }
-        Ok(names)
+        Ok(())
     }
 
-    fn child(&mut self, child: Entry, place: &mut Place) -> Result<()> {
-        let path = joined(&place.path, &child.name);
-        let is_dir = child.dir().is_some();
-        if self.context.filter.excludes(&path, is_dir) {
-            return Ok(());
+    fn open(&self, entry: Entry, place: Place) -> Option<Open<'a>> {
+        let entries = Entries::of(self.context.catalog, entry.dir()?);
+        let existed = place.dir.as_ref().is_some_and(|dir| !dir.was_created());
+        let names = (existed && self.context.options.delete).then(Vec::new);
+        Some(Open { entry, place, entries, names })
+    }
+
+    fn leave(&mut self, done: Open) -> Result<()> {
+        let Open { entry, place, names, .. } = done;
+        let Some(target) = place.dir else { return Ok(()) };
+        if let Some(names) = names {
+            self.delete_others(&target, &names, &place.path.whole())?;
         }
-        let included = self.context.filter.includes(&path, is_dir);
+        self.restored.dirs += 1;
+        self.window.hold_open();
+        self.left.push((target, entry));
+        Ok(())
+    }
+
+    /// One of a directory's entries; if that is a directory itself, what is to be gone through next.
+    fn child(&mut self, child: Entry, place: &mut Place) -> Result<Option<Open<'a>>> {
+        let path = place.path.child(&child.name);
+        let whole = path.whole();
+        let is_dir = child.dir().is_some();
+        if self.context.filter.excludes(&whole, is_dir) {
+            return Ok(None);
+        }
+        let included = self.context.filter.includes(&whole, is_dir);
         if is_dir {
             let mut below = Place { dir: None, path };
             if included {
@@ -248,16 +272,16 @@ impl<'a> TreeRestore<'a> {
                     Ok(dir) => below.dir = Some(dir),
                     Err(e) => {
                         self.problem(&parent, &child.name, &e);
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
             }
-            return self.dir(&child, &mut below);
+            return Ok(self.open(child, below));
         }
-        match included {
-            true => self.entry(child, place),
-            false => Ok(()),
+        if included {
+            self.entry(child, place)?;
         }
+        Ok(None)
     }
 
     /// Opens or makes a directory; something else of that name makes room if that was asked for.
@@ -371,7 +395,7 @@ impl<'a> TreeRestore<'a> {
             }
             return Some(path);
         }
-        let path = joined(&place.path, &entry.name);
+        let path = place.path.child(&entry.name).whole();
         self.first_names.insert(key, FirstName { path, left: links.count.saturating_sub(1) });
         None
     }
@@ -429,15 +453,12 @@ impl<'a> TreeRestore<'a> {
     }
 
     /// Removes what the snapshot does not have, within the selection only.
-    fn delete_others(&mut self, dir: &TargetDir, names: &[Vec<u8>], place: &Place) -> Result<()> {
-        if names.first().is_some_and(Vec::is_empty) {
-            return Ok(());
-        }
+    fn delete_others(&mut self, dir: &TargetDir, names: &[Vec<u8>], path: &[u8]) -> Result<()> {
         let context = self.context;
-        let others = match others(context, dir, names, &place.path) {
+        let others = match others(context, dir, names, path) {
             Ok(others) => others,
             Err(e @ Error::Refused(_)) => {
-                context.problem(dir.path().to_path_buf(), &e, &mut self.restored);
+                context.problem(dir.path(), &e, &mut self.restored);
                 return Ok(());
             }
             Err(e) => return Err(e),

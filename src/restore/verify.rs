@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, fadvise, fdatasync};
 
-use super::plan::joined;
 use super::{Context, Overwrite, Restored};
 use crate::chunker::is_zero;
 use crate::error::{Error, IoContext, Result};
@@ -16,6 +15,7 @@ use crate::format::map::{Extent, Map};
 use crate::format::pack::Kind;
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
+use crate::nested::Nested;
 use crate::observe::Event;
 use crate::repo::nodes::{Entries, Extents};
 use crate::source::extents::{data_from, device_len, read_at};
@@ -31,19 +31,21 @@ pub fn tree(context: &Context, entry: &Entry, root: &Arc<TargetDir>, restored: &
     context.observer.event(Event::Phase { name: "verifying", bytes: entry.dir().map(|dir| dir.bytes) });
     let filter = context.filter;
     // Each with the directory that it is in: paths may be longer than the kernel takes.
-    let mut pending: Vec<(Vec<u8>, Entry, Option<Arc<TargetDir>>)> = vec![(Vec::new(), entry.clone(), None)];
+    let mut pending: Vec<(Nested, Entry, Option<Arc<TargetDir>>)> =
+        vec![(Nested::root(b""), entry.clone(), None)];
     while let Some((path, entry, above)) = pending.pop() {
         let Some(below) = entry.dir() else { continue };
-        let dir = match path.is_empty() {
+        let dir = match path.depth() == 0 {
             true => Some(Arc::clone(root)),
             // One that nothing was selected of need not be there.
             false => above.and_then(|above| above.open_dir(&entry.name).ok()).map(Arc::new),
         };
         for child in Entries::of(context.catalog, below) {
             let child = child?;
-            let path = joined(&path, &child.name);
+            let path = path.child(&child.name);
+            let whole = path.whole();
             let is_dir = child.dir().is_some();
-            if filter.excludes(&path, is_dir) || (!is_dir && !filter.includes(&path, false)) {
+            if filter.excludes(&whole, is_dir) || (!is_dir && !filter.includes(&whole, false)) {
                 continue;
             }
             match (&dir, is_dir) {
@@ -51,7 +53,7 @@ pub fn tree(context: &Context, entry: &Entry, root: &Arc<TargetDir>, restored: &
                 (Some(dir), false) => file(context, &child, dir, restored)?,
                 (None, false) => {
                     let error = Error::NotFound("its directory cannot be opened".into());
-                    context.problem(root.path().join(path_of(&path)), &error, restored);
+                    context.problem(root.path().join(path_of(&whole)), &error, restored);
                 }
             }
         }

@@ -158,12 +158,13 @@ impl Lister<'_> {
     }
 
     fn list(&self, slot: &Slot) -> Result<Listing> {
-        if slot.depth > DEPTH_MAX {
+        let path = self.path(&slot.path.whole());
+        if slot.path.depth() > DEPTH_MAX {
             let source = std::io::Error::other(format!("directories are nested more than {DEPTH_MAX} deep"));
-            return Err(Error::Io { action: "read", path: self.path(&slot.path), source });
+            return Err(Error::Io { action: "read", path, source });
         }
-        let dir = self.open(slot).at("open", self.path(&slot.path))?;
-        let stat = fs::fstat(&dir).at("read", self.path(&slot.path))?;
+        let dir = self.open(slot).at("open", &path)?;
+        let stat = fs::fstat(&dir).at("read", &path)?;
         let above = Above { dir: Arc::new(dir), stat };
         let mut listing = self.content(slot, &above)?;
         if listing.left_out.is_none() {
@@ -181,7 +182,7 @@ impl Lister<'_> {
         let open = |more| match &slot.above {
             None => fs::openat(CWD, &self.root, flags | more, Mode::empty()),
             Some(above) => {
-                fs::openat(&above.dir, slot.name(), flags | OFlags::NOFOLLOW | more, Mode::empty())
+                fs::openat(&above.dir, slot.path.name(), flags | OFlags::NOFOLLOW | more, Mode::empty())
             }
         };
         match open(OFlags::NOATIME) {
@@ -201,19 +202,20 @@ impl Lister<'_> {
     }
 
     fn entries(&self, slot: &Slot, dir: &Above) -> Result<Vec<Listed>> {
-        let mut names = read_names(&dir.dir).at("read", self.path(&slot.path))?;
+        let path = slot.path.whole();
+        let mut names = read_names(&dir.dir).at("read", self.path(&path))?;
         // Inodes next to each other lie in the same blocks of the disk; names mostly do not.
         names.sort_unstable();
         let mut entries: Vec<_> =
-            names.into_iter().filter_map(|(_, name)| self.entry(slot, dir, name)).collect();
+            names.into_iter().filter_map(|(_, name)| self.entry(slot, &path, dir, name)).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         // A directory that changes while it is read may show an entry twice.
         entries.dedup_by(|a, b| a.name == b.name);
         Ok(entries)
     }
 
-    fn entry(&self, slot: &Slot, dir: &Above, name: Vec<u8>) -> Option<Listed> {
-        let path = join(&slot.path, &name);
+    fn entry(&self, slot: &Slot, above: &[u8], dir: &Above, name: Vec<u8>) -> Option<Listed> {
+        let path = join(above, &name);
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = match fs::statat(&dir.dir, &name[..], flags) {
             Ok(stat) => stat,
@@ -305,7 +307,7 @@ mod tests {
     }
 
     fn collect(walker: &Walker, handle: DirHandle, wanted: &dyn Fn(&[u8]) -> bool, found: &mut Found) {
-        let above = handle.path().to_vec();
+        let above = handle.path().whole();
         let listing = walker.take(handle).unwrap();
         assert_eq!(listing.left_out, None);
         for entry in listing.entries {
@@ -313,7 +315,7 @@ mod tests {
             let path = join(&above, &entry.name);
             found.push((path, kind(&stat), stat.st_ino));
             if let Some(subdir) = entry.subdir
-                && wanted(subdir.path())
+                && wanted(&subdir.path().whole())
             {
                 collect(walker, subdir, wanted, found);
             }

@@ -53,7 +53,7 @@ impl Metadata {
 
     /// The same for a directory; after all is written that belongs in it.
     pub fn apply_to_dir(&self, dir: &TargetDir, entry: &Entry) -> Result<()> {
-        self.apply(&Handle::open(dir.as_fd()), dir.path(), entry)
+        self.apply(&Handle::open(dir.as_fd()), &dir.path(), entry)
     }
 
     /// The same for what cannot, or must not, be opened: symlinks, pipes, sockets and devices.

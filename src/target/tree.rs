@@ -3,10 +3,10 @@
 //! A name is never a path, and no symlink is ever followed: only the part of the path that the
 //! user named is resolved as usual, once, when the root is opened.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::DirBuilder;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::remove;
 use crate::error::{Error, IoContext, Result};
 use crate::format::tree::Time;
+use crate::nested::Nested;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +110,7 @@ fn links(stat: &Stat) -> u64 {
 #[derive(Debug)]
 pub struct TargetDir {
     fd: OwnedFd,
-    path: PathBuf,
+    path: Nested,
     created: bool,
 }
 
@@ -128,7 +129,7 @@ impl TargetDir {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = open(path, flags, Mode::empty()).at("open", path)?;
-        Ok(Self { fd, path: path.to_path_buf(), created })
+        Ok(Self { fd, path: Nested::root(path.as_os_str().as_bytes()), created })
     }
 
     /// Opens the directory of the file that the user named; gives the file's name as well.
@@ -141,13 +142,13 @@ impl TargetDir {
     }
 
     /// The directory's path, for messages only.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        OsString::from_vec(self.path.whole()).into()
     }
 
     /// The path of a name in it, for messages only.
     pub fn path_of(&self, name: &[u8]) -> PathBuf {
-        self.path.join(OsStr::from_bytes(name))
+        self.path().join(OsStr::from_bytes(name))
     }
 
     /// Whether it was made when it was opened.
@@ -167,11 +168,10 @@ impl TargetDir {
 
     /// Opens a directory; a symlink to one is refused.
     pub fn open_dir(&self, name: &[u8]) -> Result<Self> {
-        let path = self.path_of(name);
         match open_dir_at(self.as_fd(), checked(name)?) {
-            Ok(fd) => Ok(Self { fd, path, created: false }),
-            Err(Errno::NOTDIR | Errno::LOOP) => Err(no_directory(&path)),
-            Err(e) => Err(e).at("open", path),
+            Ok(fd) => Ok(Self { fd, path: self.path.child(name), created: false }),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(no_directory(&self.path_of(name))),
+            Err(e) => Err(e).at("open", self.path_of(name)),
         }
     }
 
@@ -193,7 +193,7 @@ impl TargetDir {
 
     /// Which directory it is.
     pub fn identity(&self) -> Result<Identity> {
-        Ok(Identity::from_stat(&fstat(&self.fd).at("look at", &self.path)?))
+        Ok(Identity::from_stat(&fstat(&self.fd).at("look at", self.path())?))
     }
 
     /// Whether a file system is mounted here, as far as the kernel tells.
@@ -217,8 +217,9 @@ impl TargetDir {
 
     /// The names in it, in no order, as they are read. Names may be removed meanwhile.
     pub fn list(&self) -> Result<Names> {
-        let dir = Dir::read_from(&self.fd).at("list", &self.path)?;
-        Ok(Names { dir, path: self.path.clone() })
+        let path = self.path();
+        let dir = Dir::read_from(&self.fd).at("list", &path)?;
+        Ok(Names { dir, path })
     }
 
     /// Whether there is nothing in it.
@@ -309,7 +310,7 @@ mod tests {
     fn parents_and_names() {
         let dir = tempfile::tempdir().unwrap();
         let (parent, name) = TargetDir::open_parent(&dir.path().join("x/y")).unwrap();
-        assert_eq!((parent.path(), &name[..]), (&*dir.path().join("x"), &b"y"[..]));
+        assert_eq!((parent.path(), &name[..]), (dir.path().join("x"), &b"y"[..]));
         assert!(is_refused(TargetDir::open_parent(Path::new("/"))));
         assert!(is_refused(TargetDir::open_parent(Path::new("a/.."))));
         assert_eq!(TargetDir::open_parent(Path::new("y")).unwrap().0.path(), Path::new("."));

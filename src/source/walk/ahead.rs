@@ -10,8 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::{Listing, join};
+use super::Listing;
 use crate::error::{Error, Result};
+use crate::nested::Nested;
 
 /// Directories listed or being listed that nobody asked for yet; each keeps a descriptor open.
 pub const AHEAD_DIRS_MAX: usize = 512;
@@ -28,7 +29,7 @@ pub struct DirHandle {
 
 impl DirHandle {
     /// The path below the walk's root; empty for the root itself.
-    pub fn path(&self) -> &[u8] {
+    pub fn path(&self) -> &Nested {
         &self.slot.path
     }
 }
@@ -48,8 +49,7 @@ impl Drop for DirHandle {
 pub(super) struct Slot {
     /// The directory above; `None` for the root.
     pub(super) above: Option<Above>,
-    pub(super) path: Vec<u8>,
-    pub(super) depth: usize,
+    pub(super) path: Nested,
     state: Mutex<State>,
     /// Told when the state is `Running` no longer.
     settled: Condvar,
@@ -78,8 +78,7 @@ impl Slot {
     pub(super) fn root() -> Self {
         Self {
             above: None,
-            path: Vec::new(),
-            depth: 0,
+            path: Nested::root(b""),
             state: Mutex::new(State::Waiting),
             settled: Condvar::new(),
         }
@@ -125,29 +124,20 @@ impl Slot {
         self.settled.notify_all();
     }
 
-    pub(super) fn name(&self) -> &[u8] {
-        self.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
-    }
-
     pub(super) fn child(&self, name: &[u8], above: Above) -> Arc<Self> {
         Arc::new(Self {
             above: Some(above),
-            path: join(&self.path, name),
-            depth: self.depth + 1,
+            path: self.path.child(name),
             state: Mutex::new(State::Waiting),
             settled: Condvar::new(),
         })
     }
 }
 
-/// Slots are ordered as a depth-first walk meets them: by their path's components.
+/// Slots are ordered as a depth-first walk meets them.
 impl Ord for Slot {
     fn cmp(&self, other: &Self) -> Ordering {
-        fn rank(path: &[u8]) -> impl Iterator<Item = u8> {
-            // No name has a NUL: it sorts what is in a directory before what comes after it.
-            path.iter().map(|&byte| if byte == b'/' { 0 } else { byte })
-        }
-        rank(&self.path).cmp(rank(&other.path))
+        self.path.cmp(&other.path)
     }
 }
 
@@ -303,7 +293,7 @@ mod tests {
         let handles = [handle("b"), handle("a")];
         board.offer(handles.iter().map(|handle| handle.slot.clone()));
         let (first, mut permit) = board.next().unwrap();
-        assert_eq!(first.path, b"a");
+        assert_eq!(first.path.whole(), b"a");
         permit.count(AHEAD_ENTRIES_MAX);
         assert!(!board.lock().has_room());
         drop(permit);
@@ -315,7 +305,9 @@ mod tests {
     }
 
     fn slot(path: &[u8]) -> Arc<Slot> {
-        Arc::new(Slot { path: path.to_vec(), ..Slot::root() })
+        let names = path.split(|byte| *byte == b'/');
+        let path = names.fold(Nested::root(b""), |path, name| path.child(name));
+        Arc::new(Slot { path, ..Slot::root() })
     }
 
     fn permit() -> Option<Permit> {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
+const LOCKED: i32 = 11;
 const WRONG_KEY: i32 = 12;
 
 /// A folder with a repository in it, or a place for one.
@@ -169,6 +170,11 @@ fn changes_are_refused_before_anything_is_made() {
     }
     place.with("two", &["key", "add", "--new-key-file", &key]).refused(WRONG_KEY, &["wrong passphrase"]);
     assert!(!place.path("key").exists(), "a key file was made for a slot that was refused");
+    // Nor for one that cannot be stored, since somebody else is at work.
+    let lock = fs::File::open(place.path("repository/locks/repository")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
+    place.with("one", &["--lock-wait", "0", "key", "add", "--new-key-file", &key]).refused(LOCKED, &["lock"]);
+    assert!(!place.path("key").exists(), "a key file was made for a slot that was not stored");
     assert_eq!(place.slots("one"), [slot("passphrase", "passphrase", true)]);
 }
 

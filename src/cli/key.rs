@@ -140,19 +140,21 @@ impl NewSecret {
     }
 
     /// The new secret, and the repository under the exclusive lock. It is looked at before under
-    /// the shared one: nobody has to wait, and nothing is refused, after a passphrase was typed.
+    /// the shared one: nobody has to wait, and nothing is refused, after a passphrase was typed. A key file
+    /// is made only when the lock shows that the repository can be written.
     fn read(&self, global: &Global, check: impl Fn(&Repo) -> Result<()>) -> Result<(Repo, Secret)> {
         let opener = global.secret.read(global.repository()?)?;
         check(&global.open_with(opener.as_ref(), Intent::Read)?)?;
-        let secret = self.secret()?;
-        Ok((global.open_with(opener.as_ref(), Intent::Change)?, secret))
+        let Some(path) = &self.new_key_file else {
+            let secret = self.passphrase()?;
+            return Ok((global.open_with(opener.as_ref(), Intent::Change)?, secret));
+        };
+        let repo = global.open_with(opener.as_ref(), Intent::Change)?;
+        make_key_file(path)?;
+        Ok((repo, Secret::from_key_file(path)?))
     }
 
-    fn secret(&self) -> Result<Secret> {
-        if let Some(path) = &self.new_key_file {
-            make_key_file(path)?;
-            return Secret::from_key_file(path);
-        }
+    fn passphrase(&self) -> Result<Secret> {
         let text = match &self.new_passphrase_file {
             Some(path) => passphrase_from_file(path).map_err(as_refused)?,
             None if std::io::stdin().is_terminal() => ask_twice()?,

@@ -239,6 +239,20 @@ fn sizes_are_those_of_sparsecopy() {
 }
 
 #[test]
+fn an_impossible_length_leaves_nothing_behind() {
+    let varv = Varv::without_repository();
+    let (source, old) = (varv.path("source"), varv.path("old"));
+    fs::write(&source, "words").unwrap();
+    fs::write(&old, "old").unwrap();
+    // More than any file may have.
+    varv.ends(1, args!["copy", "--finalsize", "8E", &source, varv.path("new")])
+        .says(&["set the length of", "new"]);
+    assert!(!varv.path("new").exists());
+    varv.ends(1, args!["copy", "--in-place", "--finalsize", "8E", &source, &old]);
+    assert_eq!(fs::read(&old).unwrap(), b"old");
+}
+
+#[test]
 fn progress_is_drawn_where_it_is_asked_for() {
     let varv = Varv::without_repository();
     fs::write(varv.path("from"), bytes(1, MIB)).unwrap();

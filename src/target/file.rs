@@ -80,8 +80,12 @@ impl FileTarget {
             place,
             counters: Counters::default(),
         };
-        if !options.open_ended {
-            file.set_len(options.size)?;
+        if !options.open_ended
+            && let Err(e) = file.set_len(options.size)
+        {
+            // Nobody misses a new file of no length.
+            file.place.iter().for_each(|place| place.discard(dir));
+            return Err(e);
         }
         Ok(file)
     }

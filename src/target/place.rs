@@ -71,6 +71,11 @@ impl Place {
         renamed.at("replace", dir.path().join(&self.name))
     }
 
+    /// Removes it again, whatever its name.
+    pub(super) fn discard(&self, dir: &TargetDir) {
+        remove_quietly(dir, self.current());
+    }
+
     /// Removes it again, unless it has its name already: what is there of it may be worth having.
     pub(super) fn abandon(&self, dir: &TargetDir) {
         if let Some(temporary) = &self.temporary {

@@ -82,6 +82,25 @@ fn ls_lists_roots_directories_and_files() {
 }
 
 #[test]
+fn sources_within_each_other_are_listed_once() {
+    let house = House::new();
+    house.backup(&[&house.path("docs/deep"), &house.path("main.rs")]);
+    let source = house.path("").trim_end_matches('/').to_owned();
+    let listed = house.done(&["ls", "-R"]);
+    for path in ["", "/docs", "/docs/a.md", "/docs/deep", "/docs/deep/b.md", "/main.rs"] {
+        assert_eq!(listed.lines().filter(|line| *line == format!("{source}{path}")).count(), 1, "{listed}");
+    }
+    let found = |arguments: &[&str]| paths(&house.json(&[&["find"], arguments].concat()));
+    assert_eq!(found(&["b.md"]), [house.path("docs/deep/b.md")]);
+    assert_eq!(found(&["main.rs"]), [house.path("main.rs")]);
+    // Where it is no source of its own, it is found in the other.
+    house.backup(&[]);
+    assert_eq!(found(&["--all", "b.md"]), vec![house.path("docs/deep/b.md"); 2]);
+    // Asked for by its path, all of a source is listed.
+    assert!(house.done(&["ls", "-R", &source]).contains("/docs/deep/b.md\n"));
+}
+
+#[test]
 fn ls_shows_details_in_text_and_json() {
     let house = House::new();
     let id = house.backup(&[]);

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::resolve::inner_roots;
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::id::ChunkId;
@@ -46,7 +47,7 @@ impl Pattern {
 /// What is called with a snapshot, a path in it and the path's entry.
 pub type Each<'a> = dyn FnMut(&Listed, &[u8], &Entry) -> Result<()> + 'a;
 
-/// Calls `each` with every path of these snapshots that matches, in their order.
+/// Calls `each` with every path of these snapshots that matches, once each, in their order.
 pub fn find(
     catalog: &Catalog,
     snapshots: &[&Listed],
@@ -80,6 +81,7 @@ impl<'a> Search<'a> {
         let tree = tree.map_err(|e| Error::damaged(format!("snapshot {}", listed.id), e))?;
         let entries = Entries::of_roots(self.catalog, tree);
         let mut stack = vec![OpenDir { path_len: 0, ordinal: None, entries, is_barren: true }];
+        let inner = inner_roots(&listed.snapshot);
         let mut path = Vec::new();
         while let Some(dir) = stack.last_mut() {
             self.stop.check()?;
@@ -89,6 +91,11 @@ impl<'a> Search<'a> {
                 continue;
             };
             push_name(&mut path, &entry.name);
+            if dir.path_len > 0 && inner.contains(&path) {
+                // It may have matches, in a snapshot where it is no root.
+                dir.is_barren = false;
+                continue;
+            }
             if self.pattern.matches(&path) {
                 dir.is_barren = false;
                 each(listed, &path, &entry)?;

@@ -1,6 +1,6 @@
 //! Listing directories of a snapshot.
 
-use super::resolve::Resolved;
+use super::resolve::{Resolved, inner_roots};
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
 use crate::observe::Stop;
@@ -9,7 +9,7 @@ use crate::repo::nodes::{Entries, push_name};
 
 /// Calls `each` with the whole path and the entry of all that `resolved` lists: the roots if no
 /// path was given, a directory's entries, anything else itself. `recursive` goes on into
-/// directories, each right after itself.
+/// directories, each right after itself; no path comes twice.
 pub fn list(
     catalog: &Catalog,
     resolved: &Resolved,
@@ -28,9 +28,11 @@ pub fn list(
             Some(dir) => Entries::of(catalog, dir),
         },
     };
+    let inner = if resolved.entry.is_none() { inner_roots(&resolved.listed.snapshot) } else { Vec::new() };
     let mut path = resolved.path.clone();
     let mut open = vec![(path.len(), entries)];
     while let Some((above_len, entries)) = open.last_mut() {
+        let is_root = *above_len == 0;
         stop.check()?;
         path.truncate(*above_len);
         let Some(entry) = entries.next().transpose()? else {
@@ -38,6 +40,9 @@ pub fn list(
             continue;
         };
         push_name(&mut path, &entry.name);
+        if !is_root && inner.contains(&path) {
+            continue;
+        }
         each(&path, &entry)?;
         if let Some(dir) = entry.dir().filter(|_| recursive) {
             open.push((path.len(), Entries::of(catalog, dir)));

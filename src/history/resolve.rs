@@ -400,6 +400,14 @@ pub fn roots(snapshot: &Snapshot) -> impl Iterator<Item = Vec<u8>> {
     snapshot.roots.iter().filter_map(|root| unescape(&root.path))
 }
 
+/// The roots that lie below another one, whose tree may have them too. They are listed as roots only:
+/// what an outer one has of them may be less.
+pub fn inner_roots(snapshot: &Snapshot) -> Vec<Vec<u8>> {
+    let all: Vec<_> = roots(snapshot).collect();
+    let is_inner = |root: &&Vec<u8>| all.iter().any(|other| other != *root && below(other, root).is_some());
+    all.iter().filter(is_inner).cloned().collect()
+}
+
 /// What of `path` is left below `root`; `None` if it is not below it.
 fn below<'p>(root: &[u8], path: &'p [u8]) -> Option<&'p [u8]> {
     let rest = path.strip_prefix(root)?;

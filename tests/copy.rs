@@ -244,11 +244,14 @@ fn an_impossible_length_leaves_nothing_behind() {
     let (source, old) = (varv.path("source"), varv.path("old"));
     fs::write(&source, "words").unwrap();
     fs::write(&old, "old").unwrap();
-    // More than any file may have.
-    varv.ends(1, args!["copy", "--finalsize", "8E", &source, varv.path("new")])
-        .says(&["set the length of", "new"]);
+    // More than a file of ext4 may have.
+    let done = varv.run(args!["copy", "--finalsize", "7E", &source, varv.path("new")]);
+    if done.code == Some(0) {
+        return skip("files may be that long here").unwrap_or_default();
+    }
+    done.says(&["set the length of", "new"]);
     assert!(!varv.path("new").exists());
-    varv.ends(1, args!["copy", "--in-place", "--finalsize", "8E", &source, &old]);
+    varv.ends(1, args!["copy", "--in-place", "--finalsize", "7E", &source, &old]);
     assert_eq!(fs::read(&old).unwrap(), b"old");
 }
 

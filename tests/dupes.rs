@@ -56,6 +56,30 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
+#[test]
+fn a_repository_on_the_way_is_left_out() {
+    let varv = Varv::new();
+    let home = varv.path("");
+    let home = home.to_str().unwrap().trim_end_matches('/');
+    for name in ["a", "b"] {
+        fs::write(varv.path(name), "words").unwrap();
+    }
+    // A folder that only looks like one is none.
+    for folder in ["alike", "alike/packs", "alike/snapshots"] {
+        varv.dir(folder);
+    }
+    for name in ["alike/config", "alike/config.copy"] {
+        fs::write(varv.path(name), "mine").unwrap();
+    }
+    let groups = |dir: &OsStr| fdupes(Path::new(dir), args![]);
+    assert_eq!(groups(home.as_ref()), self::groups([&["a", "b"], &["alike/config", "alike/config.copy"]]));
+    let said = ok(args![home]);
+    said.says(&[&format!("{home}/repository is a repository")]);
+    assert_eq!(said.stderr.matches("is a repository").count(), 1);
+    // What is named is looked into.
+    assert_eq!(groups(varv.repository.as_os_str()), self::groups([&["config", "config.copy"]]));
+}
+
 fn tree() -> TempDir {
     tempfile::tempdir().unwrap()
 }

@@ -1,5 +1,7 @@
 //! Walking the directories that were named, and sorting what is found by length.
 
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
@@ -10,12 +12,16 @@ use super::record::{FileRecord, Inode};
 use super::sorter::{Sorted, Sorter};
 use super::{Options, Problems};
 use crate::error::{Error, IoContext, Result};
+use crate::format::config::CONFIG_START;
 use crate::nested::Nested;
 use crate::observe::Stop;
+use crate::repo::layout::{CONFIGS, PACKS};
 use crate::source::exclude::{ExcludeOptions, Excludes, Patterns, SourceExcludes};
 use crate::source::metadata::kind;
+use crate::source::open::open_file;
 use crate::source::path_of;
 use crate::source::walk::{DirHandle, Filter, LeftOut, Listed, Listing, Walker};
+use crate::text::escape;
 
 /// Threads that list directories ahead: a cold disk wants more than there are processors.
 const WALK_THREADS: usize = 8;
@@ -119,7 +125,8 @@ impl Scanner<'_> {
         let wanted = Wanted { excludes, hidden: self.options.filters.hidden };
         std::thread::scope(|scope| {
             let walker = Walker::new(scope, root, WALK_THREADS, &wanted);
-            let Some(entries) = self.enter(&walker, walker.root()) else { return Ok(()) };
+            let Some(listing) = self.enter(&walker, walker.root()) else { return Ok(()) };
+            let entries = listing.entries.into_iter();
             let is_included = self.include.is_none();
             let mut open = vec![Open { id, path: Nested::root(b""), is_included, entries }];
             while let Some(dir) = open.last_mut() {
@@ -136,9 +143,9 @@ impl Scanner<'_> {
         })
     }
 
-    fn enter(&self, walker: &Walker, dir: DirHandle) -> Option<std::vec::IntoIter<Listed>> {
+    fn enter(&self, walker: &Walker, dir: DirHandle) -> Option<Listing> {
         match walker.take(dir) {
-            Ok(Listing { entries, .. }) => Some(entries.into_iter()),
+            Ok(listing) => Some(listing),
             Err(error) => {
                 self.problems.error(&error);
                 None
@@ -172,7 +179,15 @@ impl Scanner<'_> {
             (FileType::Directory, Some(handle)) => {
                 let is_included = dir.is_included || self.includes(&path(), true);
                 let path = dir.path.child(&entry.name);
-                let Some(entries) = self.enter(walker, handle) else { return Ok(None) };
+                let Some(listing) = self.enter(walker, handle) else { return Ok(None) };
+                if is_repository(&listing) {
+                    let path = escape(root.join(path_of(&path.whole())).as_os_str().as_bytes());
+                    let what =
+                        format!("{path} is a repository: left out, since its files are not to be changed");
+                    self.problems.notice(what);
+                    return Ok(None);
+                }
+                let entries = listing.entries.into_iter();
                 let id = self.scan.dirs.add(dir.id, &entry.name);
                 Ok(Some(Open { id, path, is_included, entries }))
             }
@@ -195,6 +210,20 @@ impl Scanner<'_> {
         FileRecord { inode, dir, name }.put_found(&mut self.record);
         self.files.push(&self.record)
     }
+}
+
+/// Whether this is the folder of a repository. Its two copies of the configuration are equal on purpose.
+fn is_repository(listing: &Listing) -> bool {
+    let has = |name: &str| {
+        listing.entries.binary_search_by(|entry| entry.name.as_slice().cmp(name.as_bytes())).is_ok()
+    };
+    let begins_as_one = |name: &str| {
+        let mut start = [0; CONFIG_START.len()];
+        let file = open_file(&listing.dir, name, false);
+        file.and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *CONFIG_START.as_bytes()
+    };
+    let is_whole = has(PACKS) || CONFIGS.into_iter().all(has);
+    is_whole && CONFIGS.into_iter().any(|name| has(name) && begins_as_one(name))
 }
 
 /// The roots by their real paths; one that was named twice counts once.

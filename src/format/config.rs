@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::FORMAT;
 use crate::id::{Key, RepositoryId, checksum, hex, mac};
 
+/// What every configuration begins with, whatever its format.
+pub const CONFIG_START: &str = "varv repository, format ";
 /// The longest configuration that is read.
 pub const CONFIG_MAX: u64 = 1 << 20;
 
@@ -237,7 +239,7 @@ impl Config {
 }
 
 fn first_line() -> String {
-    format!("varv repository, format {FORMAT}, needs varv 0.1.0 or later")
+    format!("{CONFIG_START}{FORMAT}, needs varv 0.1.0 or later")
 }
 
 /// A flipped bit must not look like a newer format.
@@ -254,7 +256,7 @@ fn sealed(text: &str) -> Option<(&str, &str, &str)> {
 }
 
 fn check_format(line: &str) -> Result<(), ConfigError> {
-    let rest = line.strip_prefix("varv repository, format ").ok_or(ConfigError::Foreign)?;
+    let rest = line.strip_prefix(CONFIG_START).ok_or(ConfigError::Foreign)?;
     let (number, needs) = rest.split_once(", needs varv ").ok_or(ConfigError::Foreign)?;
     let found: u32 = number.parse().map_err(|_| ConfigError::Foreign)?;
     if found == u32::from(FORMAT) {

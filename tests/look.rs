@@ -101,6 +101,34 @@ fn sources_within_each_other_are_listed_once() {
 }
 
 #[test]
+fn latest_is_the_newest_that_filters_and_path_leave() {
+    let house = House::new();
+    let web = house.backup(&["--host", "web", "--tag", "old"]);
+    let first = house.backup(&["--host", "db"]);
+    let report = house.json(&["backup", "--host", "db", &house.path("docs")]);
+    let last = report["snapshot"].as_str().unwrap().to_owned();
+    let listed = |arguments: &[&str]| {
+        let listed = house.json(&[&["ls", "--snapshot", "latest"], arguments].concat());
+        listed["snapshot"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(listed(&[]), last);
+    assert_eq!(listed(&["--host", "web"]), web);
+    assert_eq!(listed(&["--tag", "old"]), web);
+    // Both hosts have it: who names a snapshot need not choose. The last one has another source.
+    assert_eq!(listed(&[&house.path("main.rs")]), first);
+    assert_eq!(listed(&[&house.path("docs/a.md")]), last);
+    let none = house.run(&["ls", "--snapshot", "latest", "--host", "mail"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert_eq!(house.json(&["stats", "latest", "--host", "web"])["each"][0]["id"], *web);
+    let diff = house.run(&["--json", "diff", &web, "latest", &house.path("main.rs")]);
+    let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
+    assert_eq!(diff["after"]["snapshot"], *first, "{diff}");
+    assert_eq!(house.json(&["protect", "latest"])["snapshots"][0], *last);
+    let gone = house.json(&["forget", "--host", "web", "--allow-last", "latest"]);
+    assert!(gone.to_string().contains(&web) && !gone.to_string().contains(&last), "{gone}");
+}
+
+#[test]
 fn ls_shows_details_in_text_and_json() {
     let house = House::new();
     let id = house.backup(&[]);

@@ -16,12 +16,12 @@ use crate::repo::Intent;
 
 /// List what differs between two snapshots.
 ///
-/// A and B are ids of snapshots, unique prefixes of them, or times. Of files and volumes, the
+/// A and B are ids of snapshots, unique prefixes of them, times, or latest. Of files and volumes, the
 /// ranges whose chunks differ are counted, and listed with -v. Ends with exit code 5 if
 /// something differs.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The earlier snapshot: its id, or a time such as 2026-11-20, 3D or 2B
+    /// The earlier snapshot: its id, latest, or a time such as 2026-11-20, 3D or 2B
     #[arg(value_name = "A", value_parser = point)]
     before: Point,
     /// The later snapshot

@@ -29,7 +29,7 @@ use crate::upkeep::retention::{Count, GroupBy, OlderThan, Policies, Policy, Verd
 /// varv undo-forget brings it back.
 #[derive(Debug, Args)]
 pub struct Forget {
-    /// Snapshots, by their ids or unique prefixes of them
+    /// Snapshots, by their ids or unique prefixes of them; or latest
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::repo::{Intent, Repo};
 /// Protect snapshots: no rule forgets them, and they use up no place.
 #[derive(Debug, Args)]
 pub struct Protect {
-    /// Snapshots, by their ids or unique prefixes of them
+    /// Snapshots, by their ids or unique prefixes of them; or latest
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 }
@@ -21,7 +21,7 @@ pub struct Protect {
 /// Protect snapshots no longer.
 #[derive(Debug, Args)]
 pub struct Unprotect {
-    /// Snapshots, by their ids or unique prefixes of them
+    /// Snapshots, by their ids or unique prefixes of them; or latest
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 }

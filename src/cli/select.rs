@@ -50,7 +50,8 @@ impl Filters {
 /// Which snapshot, for commands that mean one.
 #[derive(Debug, Args)]
 pub struct SnapshotChoice {
-    /// The snapshot, by its id or a unique prefix of it
+    /// The snapshot, by its id or a unique prefix of it; or latest, the newest that the filters
+    /// leave and that has PATH's source
     #[arg(long, value_name = "ID")]
     pub snapshot: Option<String>,
     /// The newest snapshot that is not after this time and has PATH: now, 2026-11-20,

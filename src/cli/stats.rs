@@ -17,7 +17,7 @@ use crate::text::format_size;
 /// Show what the repository holds, what it takes, and what each snapshot holds alone.
 #[derive(Debug, Args)]
 pub struct Stats {
-    /// Only this snapshot in the list, by its id or a unique prefix of it
+    /// Only this snapshot in the list, by its id or a unique prefix of it; or latest
     #[arg(value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use crate::repo::snapshots::Listed;
 /// Bring forgotten snapshots back, as long as varv prune has not run.
 #[derive(Debug, Args)]
 pub struct UndoForget {
-    /// Snapshots, by their ids or unique prefixes of them; all if none is named
+    /// Snapshots, by their ids or unique prefixes of them, or latest; all if none is named
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// Only say what would come back

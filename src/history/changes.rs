@@ -7,7 +7,7 @@ use super::resolve::{Picked, Selection, Series, as_of, by_prefix, find_path, roo
 use crate::error::{Error, Result};
 use crate::observe::Stop;
 use crate::repo::catalog::Catalog;
-use crate::repo::snapshots::{Listed, Snapshots};
+use crate::repo::snapshots::{LATEST, Listed, Snapshots};
 use crate::text::escape;
 use crate::time::When;
 
@@ -89,10 +89,13 @@ fn point<'s>(
     point: &Point,
     path: Option<&[u8]>,
 ) -> Result<&'s Listed> {
+    if point.text == LATEST {
+        return selection.named(found, LATEST, path);
+    }
     let is_hex = point.text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let named = is_hex.then(|| by_prefix(found, &point.text));
     match (named, &point.when) {
-        (Some(Ok(_)), _) => selection.named(found, &point.text),
+        (Some(Ok(_)), _) => selection.named(found, &point.text, path),
         (Some(Err(error)), Err(_)) => Err(error),
         (None, Err(_)) => Err(Error::Refused(format!(
             "'{}' is neither the id of a snapshot nor a time: write a1b2c3d4, 2026-11-20 or 3D",

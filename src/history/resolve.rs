@@ -16,7 +16,7 @@ use crate::format::tree::Entry;
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
 use crate::repo::nodes::{find_entry, find_root};
-use crate::repo::snapshots::{Listed, Snapshots};
+use crate::repo::snapshots::{LATEST, Listed, Snapshots};
 use crate::text::{escape, unescape};
 use crate::time::When;
 
@@ -26,7 +26,7 @@ const SOURCES_NAMED: usize = 1000;
 /// What the user said about the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Just this one: its id or a unique prefix of it.
+    /// Just this one: its id, a unique prefix of it, or the word for the newest one that fits.
     pub snapshot: Option<String>,
     /// Of each host and label the newest that is not after this, or the first one.
     pub at: Option<When>,
@@ -61,7 +61,7 @@ pub fn resolve(
     path: Option<&[u8]>,
 ) -> Result<Resolved> {
     let found = repo.snapshots()?;
-    let chosen = selection.choose(&found)?;
+    let chosen = selection.choose_for(&found, path)?;
     let at = selection.at.as_ref();
     let (picked, entry, path) = match path {
         None => {
@@ -82,14 +82,27 @@ pub fn resolve(
 impl Selection {
     /// The snapshots that fit but for their time, oldest first.
     pub fn choose<'s>(&self, found: &'s Snapshots) -> Result<Vec<&'s Listed>> {
+        self.choose_for(found, None)
+    }
+
+    /// The same for a path that is looked for in them.
+    fn choose_for<'s>(&self, found: &'s Snapshots, path: Option<&[u8]>) -> Result<Vec<&'s Listed>> {
         match &self.snapshot {
-            Some(prefix) => Ok(vec![self.named(found, prefix)?]),
+            Some(prefix) => Ok(vec![self.named(found, prefix, path)?]),
             None => Ok(found.listed.iter().filter(|listed| self.fits(&listed.snapshot)).collect()),
         }
     }
 
-    /// The one snapshot with this id or unique prefix of it, if it fits.
-    pub fn named<'s>(&self, found: &'s Snapshots, prefix: &str) -> Result<&'s Listed> {
+    /// The one snapshot with this id or unique prefix of it, if it fits; or the newest that fits and has the
+    /// path's root.
+    pub fn named<'s>(&self, found: &'s Snapshots, prefix: &str, path: Option<&[u8]>) -> Result<&'s Listed> {
+        if prefix == LATEST {
+            let paths = path.map(whole_paths).transpose()?.unwrap_or_default();
+            return found.latest(|Listed { snapshot, .. }| {
+                let holds = paths.iter().any(|path| holds_root(snapshot, path));
+                self.fits(snapshot) && (paths.is_empty() || holds)
+            });
+        }
         let listed = by_prefix(found, prefix)?;
         match self.fits(&listed.snapshot) {
             true => Ok(listed),
@@ -102,8 +115,8 @@ impl Selection {
 
     /// Notices of the snapshots that could not be read and may be meant.
     pub fn damaged(&self, found: &Snapshots) -> Vec<String> {
-        match self.snapshot {
-            None => found.damaged.iter().map(|(_, error)| error.to_string()).collect(),
+        match self.snapshot.as_deref() {
+            None | Some(LATEST) => found.damaged.iter().map(|(_, error)| error.to_string()).collect(),
             Some(_) => Vec::new(),
         }
     }
@@ -228,7 +241,7 @@ pub fn series_of<'s>(
     found: &'s Snapshots,
     path: Option<&[u8]>,
 ) -> Result<Series<'s>> {
-    let chosen = selection.choose(found)?;
+    let chosen = selection.choose_for(found, path)?;
     let Some(path) = path else {
         let mut newest: BTreeMap<_, &Listed> = BTreeMap::new();
         newest.extend(chosen.iter().map(|listed| (series(listed), *listed)));

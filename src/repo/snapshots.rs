@@ -10,6 +10,9 @@ use super::Repo;
 use super::layout;
 use super::objects::{OBJECT_MAX, open_object, seal_object};
 
+/// The word for the newest snapshot, where an id may stand; ids have no such letters.
+pub const LATEST: &str = "latest";
+
 /// A snapshot and its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
@@ -88,8 +91,17 @@ impl Repo {
 }
 
 impl Snapshots {
-    /// The snapshot with this id or unique prefix of one.
+    /// The newest snapshot that fits.
+    pub fn latest(&self, fits: impl Fn(&Listed) -> bool) -> Result<&Listed> {
+        let latest = self.listed.iter().rfind(|listed| fits(listed));
+        latest.ok_or_else(|| Error::NotFound("there is no snapshot that fits: see varv snapshots".into()))
+    }
+
+    /// The snapshot with this id or unique prefix of one; or the newest one.
     pub fn by_prefix(&self, prefix: &str) -> Result<&Listed> {
+        if prefix == LATEST {
+            return self.latest(|_| true);
+        }
         if prefix.is_empty() {
             return Err(Error::Refused("the id of a snapshot is empty: see varv snapshots".into()));
         }

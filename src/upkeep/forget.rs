@@ -9,7 +9,7 @@ use super::retention::{self, GroupBy, Policies, Policy, Verdict, emptied};
 use crate::error::{Error, Result};
 use crate::id::SnapshotId;
 use crate::repo::Repo;
-use crate::repo::snapshots::{Listed, Snapshots};
+use crate::repo::snapshots::{LATEST, Listed, Snapshots};
 
 /// Which snapshots may be touched at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,6 +100,10 @@ impl<'s> Plan<'s> {
     ) -> Result<Self> {
         let mut plan = Self { verdicts: Vec::new(), damaged: Vec::new() };
         for prefix in ids {
+            if prefix == LATEST {
+                plan.take(may_go(found.latest(|listed| reach.has(listed))?, protected, reach)?);
+                continue;
+            }
             match (found.by_prefix(prefix), damaged(found, prefix)) {
                 (Err(Error::NotFound(_)), Some(id)) => plan.damaged.push(id),
                 (Err(e), _) => return Err(e),

@@ -129,6 +129,30 @@ fn latest_is_the_newest_that_filters_and_path_leave() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)]
+fn sums_too_large_to_count_stay_at_the_largest_number() {
+    let house = House::new();
+    // Where files may be so long.
+    let Ok(memory) = tempfile::tempdir_in("/dev/shm") else { return eprintln!("skipped: no /dev/shm") };
+    for name in ["a", "b", "c"] {
+        if fs::File::create(memory.path().join(name)).unwrap().set_len(7 << 60).is_err() {
+            return eprintln!("skipped: files may not have 7 EiB");
+        }
+    }
+    let source = memory.path().to_str().unwrap();
+    for _ in 0..2 {
+        assert_eq!(house.json(&["backup", source])["bytes_source"], u64::MAX);
+    }
+    assert_eq!(house.json(&["stats"])["bytes_source"], u64::MAX);
+    assert_eq!(house.json(&["ls", source])["entries"][0]["size"], 7_u64 << 60);
+    assert_eq!(house.json(&["ls"])["entries"][0]["size"], u64::MAX);
+    let target = house.path("restored");
+    assert_eq!(house.json(&["restore", "--dry-run", source, &target])["bytes"], u64::MAX);
+    assert_eq!(house.json(&["dupes", "--from-repository"])["totals"]["bytes"], u64::MAX);
+    assert_eq!(house.json(&["compare", source])["summary"]["new"], 0);
+}
+
+#[test]
 fn ls_shows_details_in_text_and_json() {
     let house = House::new();
     let id = house.backup(&[]);

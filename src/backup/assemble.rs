@@ -227,7 +227,7 @@ impl<'c> Assembler<'c> {
                 Ok(())
             }
             Step::Ready(entry, change) => {
-                self.progress += entry.size();
+                self.progress = self.progress.saturating_add(entry.size());
                 self.complete(entry, change)
             }
             Step::Again(place, entry, change) => self.again(place, entry, change),
@@ -271,7 +271,8 @@ impl<'c> Assembler<'c> {
             }
             Step::Deleted(files, bytes) => {
                 self.result.stats.files_deleted += files;
-                self.result.stats.bytes_files_deleted += bytes;
+                self.result.stats.bytes_files_deleted =
+                    self.result.stats.bytes_files_deleted.saturating_add(bytes);
                 Ok(())
             }
             Step::Read(_) | Step::Piece(_) | Step::Region(_) => Err(Error::Internal("a step was not read")),
@@ -306,19 +307,21 @@ impl<'c> Assembler<'c> {
     fn complete(&mut self, entry: Entry, change: Change) -> Result<()> {
         let stats = &mut self.result.stats;
         let size = entry.size();
-        stats.bytes_source += size;
-        self.result.bytes_data += entry.map().map_or(0, Map::data_len);
+        stats.bytes_source = stats.bytes_source.saturating_add(size);
+        let data = entry.map().map_or(0, Map::data_len);
+        self.result.bytes_data = self.result.bytes_data.saturating_add(data);
         match change {
             Change::New => {
                 stats.files_new += 1;
-                stats.bytes_files_new += size;
+                stats.bytes_files_new = stats.bytes_files_new.saturating_add(size);
             }
             // It was read, and turned out to be as it was.
             Change::Changed(before) if is_same(&before, &entry) => stats.files_unchanged += 1,
             Change::Changed(before) => {
                 stats.files_changed += 1;
-                stats.bytes_files_changed_before += before.size();
-                stats.bytes_files_changed += size;
+                stats.bytes_files_changed_before =
+                    stats.bytes_files_changed_before.saturating_add(before.size());
+                stats.bytes_files_changed = stats.bytes_files_changed.saturating_add(size);
             }
             Change::Unchanged => stats.files_unchanged += 1,
         }
@@ -333,7 +336,7 @@ impl<'c> Assembler<'c> {
         entry.hash_content(&mut dir.content);
         dir.entries += 1;
         dir.files += files;
-        dir.bytes += bytes;
+        dir.bytes = dir.bytes.saturating_add(bytes);
         dir.builder.push(entry, &mut |bytes| self.nodes.store(Stream::Trees, &bytes))
     }
 

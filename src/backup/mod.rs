@@ -369,7 +369,7 @@ fn expected_bytes(roots: &[RootPlan]) -> Option<u64> {
         (_, Some(Parent { entry, .. })) => Some(entry.dir().map_or(entry.size(), |dir| dir.bytes)),
         (_, None) => None,
     };
-    roots.iter().map(of_root).sum()
+    roots.iter().map(of_root).try_fold(0, |sum: u64, len| Some(sum.saturating_add(len?)))
 }
 
 /// Opening anything else may wait, or do something.

@@ -67,11 +67,11 @@ impl Summary {
         match change {
             Change::New(entry) => {
                 self.new += 1;
-                self.bytes_new += len(entry);
+                self.bytes_new = self.bytes_new.saturating_add(len(entry));
             }
             Change::Deleted(entry) => {
                 self.deleted += 1;
-                self.bytes_deleted += len(entry);
+                self.bytes_deleted = self.bytes_deleted.saturating_add(len(entry));
             }
             Change::Changed { .. } => self.changed += 1,
         }

@@ -96,7 +96,7 @@ impl<'a> Collector<'a> {
         let group = self.findings.add((len, data), false, &class.finish()?)?;
         self.totals.groups += 1;
         self.totals.redundant += group.files - 1;
-        self.totals.wasted += group.wasted;
+        self.totals.wasted = self.totals.wasted.saturating_add(group.wasted);
         Ok(())
     }
 

@@ -206,7 +206,7 @@ impl Scanner<'_> {
             return Ok(());
         }
         self.scan.counts.files += 1;
-        self.scan.counts.bytes += inode.len;
+        self.scan.counts.bytes = self.scan.counts.bytes.saturating_add(inode.len);
         FileRecord { inode, dir, name }.put_found(&mut self.record);
         self.files.push(&self.record)
     }

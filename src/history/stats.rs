@@ -112,7 +112,8 @@ pub fn run(
         chosen.iter().map(|listed| alone(catalog, listed, &more, stop)).collect::<Result<Vec<_>>>()?;
     let mut totals = Totals {
         snapshots: all.len() as u64,
-        bytes_source: all.iter().map(|listed| listed.snapshot.stats.bytes_source).sum(),
+        bytes_source: saturating_sum(all.iter().map(|listed| Some(listed.snapshot.stats.bytes_source)))
+            .unwrap_or_default(),
         bytes_deduplicated: bytes,
         ..Totals::default()
     };
@@ -121,6 +122,11 @@ pub fn run(
     totals.count_sparse(all);
     totals.count_folder(repo, catalog)?;
     Ok((totals, alone))
+}
+
+/// `None` if one is not known. Sparse files of some exbibytes add up to more than there are numbers.
+fn saturating_sum(mut all: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    all.try_fold(0, |sum: u64, one| Some(sum.saturating_add(one?)))
 }
 
 impl Totals {
@@ -169,7 +175,7 @@ impl Totals {
     fn count_sparse(&mut self, all: &[Listed]) {
         let sparse =
             |listed: &Listed| listed.snapshot.stats.saved.as_ref().and_then(|saved| saved.bytes_sparse);
-        self.saved.bytes_sparse = all.iter().map(sparse).sum();
+        self.saved.bytes_sparse = saturating_sum(all.iter().map(sparse));
         self.saved.bytes_duplicate = self
             .saved
             .bytes_sparse

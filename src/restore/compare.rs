@@ -440,7 +440,7 @@ impl<'a> Comparison<'a, '_> {
             match result {
                 Ok(found) => {
                     self.compared.files += 1;
-                    self.compared.bytes += check.map.len();
+                    self.compared.bytes = self.compared.bytes.saturating_add(check.map.len());
                     if let Change::Changed { aspects, ranges, .. } = &mut waiting[check.number].change {
                         aspects.content = found.bytes > 0;
                         *ranges = (found.bytes > 0).then_some(found);

@@ -57,7 +57,7 @@ pub fn count(context: &Context, entry: &Entry, target: &Path) -> Result<Restored
             }
             if !is_dir && !excluded && context.filter.includes(&path, false) {
                 restored.files += 1;
-                restored.bytes += child.size();
+                restored.bytes = restored.bytes.saturating_add(child.size());
             } else if is_dir && !excluded {
                 pending.push((path, child));
             }
@@ -326,7 +326,7 @@ impl<'a> TreeRestore<'a> {
             self.links.push(Link { first, is_node, dir, name: entry.name, existing });
             return Ok(());
         }
-        self.restored.bytes += entry.size();
+        self.restored.bytes = self.restored.bytes.saturating_add(entry.size());
         let done = match &entry.payload {
             Payload::File(map) | Payload::Volume(map) | Payload::Stream(map) => {
                 let map = map.clone();

@@ -82,7 +82,7 @@ fn compare(
     context.stop.check()?;
     let Some(map) = entry.map() else { return Ok(()) };
     match open().and_then(|file| content(context, entry, map, &file, path)) {
-        Ok(verified) => restored.verified += verified,
+        Ok(verified) => restored.verified = restored.verified.saturating_add(verified),
         Err(e @ Error::Stopped(_)) => return Err(e),
         Err(e) => context.problem(path.to_path_buf(), &e, restored),
     }

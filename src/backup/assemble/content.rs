@@ -167,17 +167,17 @@ impl<'c> Assembler<'c> {
                     Extent::Data { id, len: len as u32 }
                 }
                 Part::Zero(len) => {
-                    stats.bytes_read += len;
-                    stats.bytes_zero += len;
+                    stats.bytes_read = stats.bytes_read.saturating_add(len);
+                    stats.bytes_zero = stats.bytes_zero.saturating_add(len);
                     Extent::Zero { len }
                 }
                 Part::Hole(len) => {
-                    stats.bytes_hole += len;
+                    stats.bytes_hole = stats.bytes_hole.saturating_add(len);
                     Extent::Hole { len }
                 }
                 Part::Open { .. } => return Err(Error::Internal("a piece was not joined")),
             };
-            self.progress += extent.len();
+            self.progress = self.progress.saturating_add(extent.len());
             content.len += extent.len();
             content.map.push(extent, &mut |bytes| self.nodes.store(Stream::Maps, &bytes))?;
         }

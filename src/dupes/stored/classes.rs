@@ -109,7 +109,7 @@ impl Collector<'_> {
                 let group = self.findings.add((key.len, data), implied, &class.finish()?)?;
                 self.totals.groups += 1;
                 self.totals.redundant += group.files - 1;
-                self.totals.wasted += group.wasted;
+                self.totals.wasted = self.totals.wasted.saturating_add(group.wasted);
                 Ok(())
             }
             _ => Ok(()),

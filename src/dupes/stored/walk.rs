@@ -316,7 +316,7 @@ impl<'a> Walk<'a> {
             _ if entry.map().is_some() => {
                 let key = self.visitor.file(root, top.id, &self.path, entry)?;
                 top.hasher.update(&key.len.to_be_bytes()).update(&key.digest);
-                top.info.bytes += key.len;
+                top.info.bytes = top.info.bytes.saturating_add(key.len);
                 top.info.files += 1;
             }
             _ => {}
@@ -343,7 +343,7 @@ impl Open<'_> {
     fn add_dir(&mut self, name: &[u8], info: &DirInfo) {
         self.begin(name, "directory");
         self.hasher.update(&info.hash.unwrap_or_default());
-        self.info.bytes += info.bytes;
+        self.info.bytes = self.info.bytes.saturating_add(info.bytes);
         self.info.files += info.files;
     }
 }
@@ -367,7 +367,7 @@ impl Visit for Recorder<'_> {
             return Ok(key);
         }
         self.totals.files += 1;
-        self.totals.bytes += key.len;
+        self.totals.bytes = self.totals.bytes.saturating_add(key.len);
         if let Some(chunks) = &mut self.chunks {
             chunks.add(self.catalog, &key, map, path)?;
         }

@@ -257,15 +257,10 @@ impl<'a> TreeRestore<'a> {
 
     /// One of a directory's entries; if that is a directory itself, what is to be gone through next.
     fn child(&mut self, child: Entry, place: &mut Place) -> Result<Option<Open<'a>>> {
-        let path = place.path.child(&child.name);
-        let whole = path.whole();
         let is_dir = child.dir().is_some();
-        if self.context.filter.excludes(&whole, is_dir) {
-            return Ok(None);
-        }
-        let included = self.context.filter.includes(&whole, is_dir);
+        let Some(included) = self.includes(place, &child.name, is_dir) else { return Ok(None) };
         if is_dir {
-            let mut below = Place { dir: None, path };
+            let mut below = Place { dir: None, path: place.path.child(&child.name) };
             if included {
                 let parent = self.made(place)?;
                 match self.enter(&parent, &child) {
@@ -282,6 +277,16 @@ impl<'a> TreeRestore<'a> {
             self.entry(child, place)?;
         }
         Ok(None)
+    }
+
+    /// Whether an entry is wanted; `None` if nothing below it is either.
+    fn includes(&self, place: &Place, name: &[u8], is_dir: bool) -> Option<bool> {
+        let filter = &self.context.filter;
+        if filter.takes_all() {
+            return Some(true);
+        }
+        let path = place.path.child(name).whole();
+        (!filter.excludes(&path, is_dir)).then(|| filter.includes(&path, is_dir))
     }
 
     /// Opens or makes a directory; something else of that name makes room if that was asked for.

@@ -27,6 +27,11 @@ impl Filter {
         self.include.iter().chain(&self.exclude).flat_map(Patterns::unused).collect()
     }
 
+    /// Whether nothing is left out.
+    pub fn takes_all(&self) -> bool {
+        self.include.is_none() && self.exclude.is_none()
+    }
+
     /// Whether the entry, and all below it, stays away.
     pub fn excludes(&self, path: &[u8], is_dir: bool) -> bool {
         self.exclude.as_ref().is_some_and(|patterns| patterns.matches(path, is_dir))

@@ -131,6 +131,20 @@ fn a_passphrase_gives_way_to_a_key_file() {
     place.run(&["--key-file", &key, "snapshots"]).expect(DONE);
 }
 
+/// Cut off after the first copy was written, the change holds: the other copy opens nothing.
+#[test]
+fn a_slot_that_only_the_older_copy_has_is_gone() {
+    let place = Place::with_passphrase("one");
+    let two = place.file("two", "two\n");
+    place.with("one", &["key", "add", "--new-passphrase-file", &two]).expect(DONE);
+    let config = place.path("repository/config");
+    let before = fs::read(&config).unwrap();
+    place.with("two", &["key", "remove", "passphrase"]).expect(DONE);
+    fs::write(&config, before).unwrap();
+    place.with("one", &["snapshots"]).refused(WRONG_KEY, &["wrong passphrase"]);
+    place.with("two", &["snapshots"]).expect(DONE);
+}
+
 #[test]
 fn the_slot_that_opened_is_the_one_that_is_changed() {
     let place = Place::with_passphrase("one");

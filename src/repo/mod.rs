@@ -242,7 +242,7 @@ impl Repo {
         self.lock = Some(lock::acquire(&self.root, self.lock_mode, exclusive, lock_wait, command, stop)?);
         self.intent = intent;
         let (configs, _) = read_configs(&*self.store, &self.root)?;
-        let (signed, ..) = first_good(configs, |signed| check_authentic(signed, &self.keys, None))?;
+        let (signed, ..) = first_good(configs, |signed| Ok(check_authentic(signed, &self.keys, None)))?;
         self.config = signed.config;
         Ok(())
     }
@@ -282,8 +282,9 @@ impl Repo {
     }
 }
 
-/// The keys that the secret opens in a configuration, and the slot's name.
-fn unlock(signed: &Signed, secret: Option<&Secret>) -> Result<(Keys, String)> {
+/// The keys that the secret opens in a configuration, and the slot's name; or why the configuration
+/// is not to be trusted.
+fn unlock(signed: &Signed, secret: Option<&Secret>) -> Result<Result<(Keys, String)>> {
     let config = &signed.config;
     if !config.encrypted && matches!(secret, Some(Secret::KeyFile(_) | Secret::Master(_))) {
         return Err(Error::Refused(
@@ -292,17 +293,19 @@ fn unlock(signed: &Signed, secret: Option<&Secret>) -> Result<(Keys, String)> {
     }
     let id = config.repository_id().ok_or(Error::Internal("a configuration without an id"))?;
     let (keys, slot) = Keys::unwrap(&id, &config.slots, secret, config.encrypted)?;
-    check_authentic(signed, &keys, secret).map(|()| (keys, slot))
+    Ok(check_authentic(signed, &keys, secret).map(|()| (keys, slot)))
 }
 
-/// The first configuration that `check` makes something of, and what was wrong with those before.
+/// The first configuration that can be trusted, what `check` makes of it, and what was wrong with
+/// those before. A secret that the newest does not open is wrong: an older copy may have the slot that
+/// was removed from this one.
 fn first_good<T>(
     configs: Vec<Signed>,
-    mut check: impl FnMut(&Signed) -> Result<T>,
+    mut check: impl FnMut(&Signed) -> Result<Result<T>>,
 ) -> Result<(Signed, T, Option<Error>)> {
     let mut first_error = None;
     for signed in configs {
-        match check(&signed) {
+        match check(&signed)? {
             Ok(made) => return Ok((signed, made, first_error)),
             Err(e) => drop(first_error.get_or_insert(e)),
         }

@@ -1,40 +1,35 @@
 //! A live source against a snapshot: both trees are walked in step, and contents are compared
 //! some files at a time.
 
+mod contents;
+
 use std::cmp::Ordering;
-use std::fs::File;
 use std::iter::Peekable;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering as Order};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use rustix::fs::{AtFlags, CWD, FileType, Stat, stat, statat};
 use serde::Serialize;
 
-use super::content::write_content;
-use super::verify::{differing, differing_zeros};
-use super::window::Window;
 use super::{Context, Reading, Restored};
 use crate::error::{Error, IoContext, Result};
 use crate::format::map::{Extent, Map};
 use crate::format::tree::{Dir, Entry, Payload};
 use crate::history::diff::{Change, Each, Side, compare_metadata, diff};
-use crate::history::ranges::Ranges;
 use crate::id::ChunkId;
 use crate::nested::Nested;
 use crate::observe::{Event, Observer, Stop};
 use crate::repo::Repo;
 use crate::repo::catalog::Catalog;
-use crate::repo::nodes::{Entries, Extents};
+use crate::repo::nodes::Entries;
 use crate::source::exclude::{ExcludeOptions, Excludes, SourceExcludes};
-use crate::source::extents::{device_len, read_at};
-use crate::source::open::open_file;
+use crate::source::extents::device_len;
 use crate::source::owners::Owners;
 use crate::source::walk::{Listed, Listing, THREADS_DEFAULT, Walker};
 use crate::source::{metadata, path_of};
-use crate::target::{Content, Counts, Empty};
+use contents::{Check, Place, full, hashed};
 
 /// Contents that are compared together; each is open meanwhile.
 const FILES_MAX: usize = 400;
@@ -139,34 +134,6 @@ pub fn compare(
     compared.errors = restored.errors;
     compared.damage = restored.damage;
     Ok(compared)
-}
-
-/// Where something is in the source.
-#[derive(Clone)]
-struct Place {
-    /// The directory that it is in; `None` for the source itself.
-    dir: Option<Arc<OwnedFd>>,
-    /// The whole path.
-    path: PathBuf,
-    /// Whether it may be a symlink to what is meant.
-    follow: bool,
-}
-
-impl Place {
-    fn name(&self) -> &Path {
-        match &self.dir {
-            Some(_) => self.path.file_name().map_or(&self.path, Path::new),
-            None => &self.path,
-        }
-    }
-
-    fn open(&self) -> Result<File> {
-        let opened = match &self.dir {
-            Some(dir) => open_file(dir, self.name(), false),
-            None => open_file(CWD, self.name(), self.follow),
-        };
-        opened.at("open", &self.path)
-    }
 }
 
 /// A path that may differ.
@@ -455,149 +422,5 @@ impl<'a> Comparison<'a, '_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A content to be compared.
-struct Check {
-    number: usize,
-    place: Place,
-    map: Map,
-}
-
-/// What differs in each, by the ids of chunks.
-fn hashed(context: &Context, checks: &[Check]) -> Result<Vec<Result<Ranges>>> {
-    let one = |check: &Check| {
-        let mut ranges = Ranges::default();
-        let file = check.place.open()?;
-        differing(context, &check.map, &file, &check.place.path, &mut |offset, len| {
-            ranges.push(offset, len);
-            Ok(())
-        })?;
-        Ok(ranges)
-    };
-    let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<Result<Ranges>>>> = checks.iter().map(|_| Mutex::new(None)).collect();
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(checks.len());
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((check, result)) = {
-                    let number = next.fetch_add(1, Order::Relaxed);
-                    checks.get(number).zip(results.get(number))
-                } {
-                    if let Ok(mut result) = result.lock() {
-                        *result = Some(one(check));
-                    }
-                }
-            });
-        }
-    });
-    let ended = || Error::Internal("a thread that compares ended early");
-    results.into_iter().map(|result| result.into_inner().ok().flatten().ok_or_else(ended)).collect()
-}
-
-/// What differs in each, byte by byte: as if they were restored, by something that only compares.
-fn full(context: &Context, checks: &[Check], restored: &mut Restored) -> Result<Vec<Result<Ranges>>> {
-    let mut window = Window::default();
-    let mut comparers = Vec::with_capacity(checks.len());
-    for Check { place, map, .. } in checks {
-        let file = match place.open() {
-            Ok(file) => file,
-            Err(error) => {
-                comparers.push(Err(error));
-                continue;
-            }
-        };
-        let comparer = Arc::new(Comparer { file, path: place.path.clone(), found: Mutex::default() });
-        let content = Arc::clone(&comparer) as Arc<dyn Content + Send>;
-        match map {
-            Map::Inline(extents) => add(&mut window, extents, content, &place.path),
-            map => write_content(context, map, &content, &place.path, restored)?,
-        }
-        if window.is_full() {
-            std::mem::take(&mut window).write(context)?.note(context, restored);
-        }
-        comparers.push(compare_zeros(context, map, &comparer).map(|()| comparer));
-    }
-    window.write(context)?.note(context, restored);
-    Ok(comparers.into_iter().map(|comparer| comparer?.ranges()).collect())
-}
-
-fn add(window: &mut Window, extents: &[Extent], content: Arc<dyn Content + Send>, path: &Path) {
-    let to = window.open(content, path.to_path_buf());
-    let mut offset = 0;
-    for extent in extents {
-        if let Extent::Data { id, len } = *extent {
-            window.piece(to, offset, id, len);
-        }
-        offset += extent.len();
-    }
-}
-
-fn compare_zeros(context: &Context, map: &Map, comparer: &Comparer) -> Result<()> {
-    for item in Extents::of(context.catalog, map) {
-        let (offset, extent) = item?;
-        if extent.data_len() == 0 {
-            let range = offset..offset + extent.len();
-            differing_zeros(context, &comparer.file, &comparer.path, range, &mut |offset, len| {
-                comparer.add(offset, len)
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes what would be restored, and compares it with what is there.
-struct Comparer {
-    file: File,
-    path: PathBuf,
-    /// What differs: offset and length, in no order.
-    found: Mutex<Vec<(u64, u64)>>,
-}
-
-impl Comparer {
-    fn add(&self, offset: u64, len: u64) -> Result<()> {
-        let mut found =
-            self.found.lock().map_err(|_| Error::Internal("a thread that compares ended early"))?;
-        found.push((offset, len));
-        Ok(())
-    }
-
-    fn ranges(&self) -> Result<Ranges> {
-        let mut found =
-            self.found.lock().map_err(|_| Error::Internal("a thread that compares ended early"))?;
-        found.sort_unstable();
-        let mut ranges = Ranges::default();
-        found.iter().for_each(|&(offset, len)| ranges.push(offset, len));
-        Ok(ranges)
-    }
-}
-
-impl Content for Comparer {
-    fn size(&self) -> u64 {
-        device_len(&self.file).unwrap_or_default()
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let mut there = vec![0; bytes.len()];
-        let read = read_at(&self.file, &mut there, offset).at("read", &self.path)?;
-        match read == bytes.len() && there == bytes {
-            true => Ok(()),
-            false => self.add(offset, bytes.len() as u64),
-        }
-    }
-
-    /// Zeros are compared apart, where a stop can be heard.
-    fn zero_at(&self, _: u64, _: u64, _: Empty) -> Result<()> {
-        Ok(())
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        read_at(&self.file, buffer, offset).at("read", &self.path).map(drop)
-    }
-
-    fn counts(&self) -> Counts {
-        Counts::default()
     }
 }

@@ -14,6 +14,7 @@ use crate::upkeep::repair::{self, PackPlan, RepairReport};
 
 /// Save what can be read of damaged packs, and remove what nothing needs.
 ///
+/// A pack is put right as a whole if one bit of its table has flipped, or something was added to it.
 /// Acts on what is missing and on what varv check --read-data found. What is lost is named; the
 /// next backup stores it anew if its source still has it.
 #[derive(Debug, Args)]
@@ -66,7 +67,11 @@ fn text(report: &RepairReport, quiet: bool) {
         output::line("repaired   nothing: there is nothing that a repair can do");
     } else if !report.dry_run {
         let size = format_size(report.bytes_written);
-        output::line(&format!("repaired   {} packs with {size} written", report.packs_written));
+        let mended = report.plan.packs_mended.len();
+        output::line(&format!(
+            "repaired   {mended} packs mended, {} new ones with {size}",
+            report.packs_written
+        ));
     }
     output::line(&match report.damaged.len() {
         0 => "damage     none".into(),

@@ -1,5 +1,7 @@
 //! Listing directories of a snapshot.
 
+use std::collections::HashSet;
+
 use super::resolve::{Resolved, inner_roots};
 use crate::error::{Error, Result};
 use crate::format::tree::Entry;
@@ -28,7 +30,8 @@ pub fn list(
             Some(dir) => Entries::of(catalog, dir),
         },
     };
-    let inner = if resolved.entry.is_none() { inner_roots(&resolved.listed.snapshot) } else { Vec::new() };
+    let inner =
+        if resolved.entry.is_none() { inner_roots(&resolved.listed.snapshot) } else { HashSet::new() };
     let mut path = resolved.path.clone();
     let mut open = vec![(path.len(), entries)];
     while let Some((above_len, entries)) = open.last_mut() {

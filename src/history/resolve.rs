@@ -3,7 +3,7 @@
 //! A path that is in the snapshots of more than one host and label is never guessed at: without
 //! something that selects one of them, it is refused with the list of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -415,10 +415,16 @@ pub fn roots(snapshot: &Snapshot) -> impl Iterator<Item = Vec<u8>> {
 
 /// The roots that lie below another one, whose tree may have them too. They are listed as roots only:
 /// what an outer one has of them may be less.
-pub fn inner_roots(snapshot: &Snapshot) -> Vec<Vec<u8>> {
-    let all: Vec<_> = roots(snapshot).collect();
-    let is_inner = |root: &&Vec<u8>| all.iter().any(|other| other != *root && below(other, root).is_some());
+pub fn inner_roots(snapshot: &Snapshot) -> HashSet<Vec<u8>> {
+    let all: HashSet<Vec<u8>> = roots(snapshot).collect();
+    let is_inner = |root: &&Vec<u8>| above(root).any(|path| all.contains(path));
     all.iter().filter(is_inner).cloned().collect()
+}
+
+/// All directories that a whole path is in.
+fn above(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    slashes.map(|(at, _)| &path[..at.max(1)]).filter(|above| above.len() < path.len())
 }
 
 /// What of `path` is left below `root`; `None` if it is not below it.

@@ -1,6 +1,6 @@
 //! What only some systems and users have: root's rights, loop devices, mounts.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -61,8 +61,10 @@ impl Loop {
         }
     }
 
-    /// What is on the device.
+    /// What is on the device. Closing it does not write it out where a child of another thread still
+    /// has it open.
     pub fn content(&self) -> Vec<u8> {
+        File::open(&self.path).unwrap().sync_all().unwrap();
         fs::read(&self.image).unwrap()
     }
 

@@ -12,7 +12,7 @@ use super::step::{Done, FileRead, FileToRead, PIECE_LEN, PieceRead, PieceSource,
 use crate::format::BLOCK;
 use crate::format::map::Map;
 use crate::format::tree::Payload;
-use crate::source::extents::{Span, Spans, is_sparse, read_at, same};
+use crate::source::extents::{Span, Spans, is_sparse, read_at, read_once_at, same};
 use crate::source::metadata;
 use crate::source::open::open_file;
 use crate::source::owners::Owners;
@@ -78,9 +78,7 @@ impl Worker<'_> {
         for span in Spans::new(file, len, is_sparse(stat)) {
             let Span::Data(range) = span else { continue };
             let bytes = buffer.extend((range.end - range.start) as usize);
-            if read_at(file, bytes, range.start)? < bytes.len() {
-                return Err(shrank());
-            }
+            read_once_at(file, bytes, range.start).and_then(|read| all_of(bytes, read))?;
             spans.push((range.start, range.end - range.start));
         }
         Ok(self.cutter.cut_spans(buffer, begin, &spans, len))
@@ -97,7 +95,9 @@ impl Worker<'_> {
             PieceSource::File { file, len } => {
                 let mut body = if is_small { Buffer::default() } else { self.buffers.take() };
                 let bytes = body.extend(len as usize);
-                let read = match read_range(&file, offset, bytes) {
+                // What lies around small pieces is read, too, where cuts have yet to meet.
+                let read_at = if is_small { read_at } else { read_once_at };
+                let read = match read_at(&file, bytes, offset).and_then(|read| all_of(bytes, read)) {
                     Err(_) if zero_errors => read_around(&file, offset, bytes, &mut unreadable),
                     other => other,
                 };
@@ -108,8 +108,8 @@ impl Worker<'_> {
     }
 }
 
-fn read_range(file: &File, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-    if read_at(file, bytes, offset)? < bytes.len() { Err(shrank()) } else { Ok(()) }
+fn all_of(wanted: &[u8], read: usize) -> io::Result<()> {
+    if read < wanted.len() { Err(shrank()) } else { Ok(()) }
 }
 
 /// Reads block by block; blocks that cannot be read become zeros and are listed.

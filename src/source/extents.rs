@@ -4,12 +4,13 @@
 //! smaller ones are data. So every range begins at a multiple of the block.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{SeekFrom, Stat, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::format::BLOCK;
 
@@ -163,10 +164,32 @@ pub fn same(a: &Stat, b: &Stat) -> bool {
 }
 
 /// Reads at `offset` until `buffer` is full or the file ends; how much was read.
-pub fn read_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<usize> {
+pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    fill(buffer, offset, |rest, at| file.read_at(rest, at))
+}
+
+/// Reads like [`read_at`] what is read only once: what was not in memory before does not stay there, so
+/// that a night does not push out what others work with, and the kernel needs no fresh pages for it.
+/// It pays for ranges that begin and end at multiples of 2 MiB, the kernel's largest page, or with the
+/// file's data: a page that was read in part is dropped whole.
+pub fn read_once_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    fill(buffer, offset, |rest, at| match preadv2(file, &mut [IoSliceMut::new(rest)], at, DONT_CACHE) {
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => file.read_at(rest, at),
+        other => Ok(other?),
+    })
+}
+
+/// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14 and not for all file systems.
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+fn fill(
+    mut buffer: &mut [u8],
+    mut offset: u64,
+    read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+) -> std::io::Result<usize> {
     let wanted = buffer.len();
     while !buffer.is_empty() {
-        match file.read_at(buffer, offset) {
+        match read(buffer, offset) {
             Ok(0) => break,
             Ok(len) => {
                 buffer = &mut buffer[len..];

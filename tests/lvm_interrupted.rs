@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -34,23 +35,22 @@ fn words(volumes: &[&str]) -> Vec<OsString> {
 
 /// Runs a backup until a checkpoint is there, and ends it with this signal.
 fn interrupt(varv: &Varv, volumes: &[&str], signal: &str) -> std::process::ExitStatus {
-    let mut run = until_checkpoint(varv, volumes);
+    let mut run = until_checkpoint(varv, volumes, 1);
     sh(&format!("kill -{signal} {}", run.id()));
     run.wait().unwrap()
 }
 
-/// Runs a backup until a checkpoint is there.
-fn until_checkpoint(varv: &Varv, volumes: &[&str]) -> Child {
+/// Runs a backup until so many checkpoints were there, one after another.
+fn until_checkpoint(varv: &Varv, volumes: &[&str], count: usize) -> Child {
     let mut run = varv.command(&words(volumes));
     let mut run = run.stdout(Stdio::null()).spawn().unwrap();
     let state = varv.repository.join("state");
-    let has_checkpoint = || {
-        let names = std::fs::read_dir(&state).into_iter().flatten().flatten();
-        names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"))
-    };
-    while !has_checkpoint() {
+    let mut seen = BTreeSet::new();
+    while seen.len() < count {
         assert!(run.try_wait().unwrap().is_none(), "it was over before it was interrupted");
         std::thread::sleep(Duration::from_millis(20));
+        let names = std::fs::read_dir(&state).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        seen.extend(names.filter(|name| name.to_string_lossy().starts_with("checkpoint-")));
     }
     run
 }
@@ -187,7 +187,8 @@ fn a_power_cut_costs_what_was_read_since_the_last_checkpoint() {
             varv.ok(args!["init", "--encryption", "none"]);
             scribble("/dev/vg/a", 0, 200);
             sh("dd if=/dev/vg/a of=/dev/vg/copy bs=1M oflag=direct status=none");
-            let mut run = until_checkpoint(&varv, &["vg/a"]);
+            // Its name is seen before it is durable; at the sight of the next one it is.
+            let mut run = until_checkpoint(&varv, &["vg/a"], 2);
             std::fs::write("/proc/sysrq-trigger", "o").unwrap();
             sh("sleep 600");
             let _ = run.wait();

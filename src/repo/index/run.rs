@@ -12,6 +12,9 @@
 //! A seal covers the run's number and the page's key, or the piece's, so every page that is read is
 //! known to be what was written in its place; the run's checksum covers that none is missing.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use crate::error::Result;
 use crate::id::{ChunkId, Hasher, Key, mac};
 use crate::repo::filter::{BLOCK_LEN, Block, Filter, block_of, blocks_for};
@@ -26,6 +29,8 @@ const ORDINAL_LEN: usize = 5;
 const ROW_LEN: usize = ChunkId::LEN + ORDINAL_LEN;
 /// A longer page would spill: 4096 bytes less what SQLite adds, 4057 are left.
 const PAGE_ROWS_MAX: usize = 161;
+/// So many pages are kept in memory, 4 MiB: the index of 10 GB of data.
+const PAGES_MAX: usize = 1024;
 const PIECE_BLOCKS_MAX: usize = 63;
 /// Low bits of a page's key, which count pages whose first ids begin alike.
 const COUNTER_BITS: u32 = 16;
@@ -257,12 +262,10 @@ impl Page {
         self.bytes(0).is_some_and(|row| row[..ChunkId::LEN] < id.0[..])
     }
 
-    /// Whether some row's id is greater than `id`.
-    fn ends_after(&self, id: &ChunkId) -> bool {
-        self.len()
-            .checked_sub(1)
-            .and_then(|last| self.bytes(last))
-            .is_some_and(|row| row[..ChunkId::LEN] > id.0[..])
+    /// Whether no other page has rows with this id.
+    fn surrounds(&self, id: &ChunkId) -> bool {
+        let last = self.len().checked_sub(1).and_then(|last| self.bytes(last));
+        self.begins_before(id) && last.is_some_and(|row| row[..ChunkId::LEN] > id.0[..])
     }
 
     /// The ordinals of all rows with this id.
@@ -273,12 +276,39 @@ impl Page {
     }
 }
 
+/// Pages that were read and whose seals fitted, by run and key; forgotten once there are too many.
+/// With a page of its own for each chunk, checking it was half of a look-up.
+#[derive(Default)]
+pub struct Pages(HashMap<(u64, i64), Page>);
+
+impl Pages {
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn page(&mut self, key: &Key, run: u64, first: i64, row: &rusqlite::Row) -> Result<&Page> {
+        if self.0.len() == PAGES_MAX && !self.0.contains_key(&(run, first)) {
+            self.clear();
+        }
+        match self.0.entry((run, first)) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(place) => {
+                let mut page = Page::default();
+                page.load(key, run, row)?;
+                Ok(place.insert(page))
+            }
+        }
+    }
+}
+
 /// Looks ids up in one run; fastest when they come in order.
 pub struct Finder<'a> {
     key: &'a Key,
     run: u64,
     statement: CachedStatement<'a>,
-    page: Page,
+    /// The page that was looked into last.
+    last: i64,
 }
 
 impl<'a> Finder<'a> {
@@ -286,20 +316,26 @@ impl<'a> Finder<'a> {
     pub fn new(db: &'a Connection, key: &'a Key, run: u64) -> Result<Self> {
         let sql = format!("SELECT first, rows FROM run_{run} WHERE first <= ?1 ORDER BY first DESC");
         let statement = db.prepare_cached(&sql).during("look chunks up")?;
-        Ok(Self { key, run, statement, page: Page::default() })
+        Ok(Self { key, run, statement, last: -1 })
     }
 
     /// The first of `id`'s ordinals that `accept` makes something of.
-    pub fn find<T>(&mut self, id: &ChunkId, mut accept: impl FnMut(u64) -> Option<T>) -> Result<Option<T>> {
-        if self.page.begins_before(id) && self.page.ends_after(id) {
-            return Ok(self.page.ordinals(id).find_map(accept));
+    pub fn find<T>(
+        &mut self,
+        pages: &mut Pages,
+        id: &ChunkId,
+        mut accept: impl FnMut(u64) -> Option<T>,
+    ) -> Result<Option<T>> {
+        if let Some(page) = pages.0.get(&(self.run, self.last)).filter(|page| page.surrounds(id)) {
+            return Ok(page.ordinals(id).find_map(accept));
         }
-        let mut pages = self.statement.query([last_page_key(id)]).during("look chunks up")?;
-        while let Some(row) = pages.next().during("look chunks up")? {
-            self.page.load(self.key, self.run, row)?;
-            let found = self.page.ordinals(id).find_map(&mut accept);
+        let mut rows = self.statement.query([last_page_key(id)]).during("look chunks up")?;
+        while let Some(row) = rows.next().during("look chunks up")? {
+            self.last = row.get(0).during("look chunks up")?;
+            let page = pages.page(self.key, self.run, self.last, row)?;
+            let found = page.ordinals(id).find_map(&mut accept);
             // Copies of one chunk may begin a page or more before.
-            if found.is_some() || self.page.begins_before(id) {
+            if found.is_some() || page.begins_before(id) {
                 return Ok(found);
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::Connection;
 
 use super::merge;
-use super::run::{self, Finder, Row, Run, RunReader, RunWriter};
+use super::run::{self, Finder, Pages, Row, Run, RunReader, RunWriter};
 use super::tables::{
     Meta, check_order, data_version, insert_pack, insert_run, live_chunks, read_packs, read_runs,
 };
@@ -33,6 +33,7 @@ pub(super) struct State {
     /// Where chunks are that were asked for one at a time: nodes, which one snapshot after the other
     /// leads to. A page of every run is read and checked for each otherwise.
     recent: HashMap<ChunkId, Location>,
+    pages: Pages,
 }
 
 /// A run, and its filter if that is in memory.
@@ -76,6 +77,7 @@ impl State {
             data_version: None,
             bad: Bad::default(),
             recent: HashMap::new(),
+            pages: Pages::default(),
         }
     }
 
@@ -109,6 +111,7 @@ impl State {
     pub(super) fn read(&mut self, db: &Connection) -> Result<()> {
         let version = self.data_version.take();
         self.recent.clear();
+        self.pages.clear();
         let meta = Meta::read(db, &self.key)?;
         // Packs are many and only ever added at the end, but for removals.
         let kept = match version.is_some() && meta.removals == self.meta.removals {
@@ -218,14 +221,26 @@ impl State {
         Ok(found)
     }
 
-    fn search(&self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+    fn search(&mut self, db: &Connection, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let mut pages = std::mem::take(&mut self.pages);
+        let found = self.search_with(&mut pages, db, ids);
+        self.pages = pages;
+        found
+    }
+
+    fn search_with(
+        &self,
+        pages: &mut Pages,
+        db: &Connection,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Option<Location>>> {
         let mut found = vec![None; ids.len()];
         let mut open: Vec<usize> = (0..ids.len()).collect();
         open.sort_unstable_by_key(|&at| ids[at]);
         for run in self.largest_first() {
             let mut finder = Finder::new(db, &self.key, run.entry.number)?;
             for &at in open.iter().filter(|&&at| run.may_contain(&ids[at])) {
-                found[at] = finder.find(&ids[at], |ordinal| self.good_location(ordinal))?;
+                found[at] = finder.find(pages, &ids[at], |ordinal| self.good_location(ordinal))?;
             }
             open.retain(|&at| found[at].is_none());
         }
@@ -233,9 +248,9 @@ impl State {
     }
 
     pub(super) fn copies(&self, db: &Connection, id: &ChunkId) -> Result<Vec<Location>> {
-        let mut found = Vec::new();
+        let (mut found, mut pages) = (Vec::new(), Pages::default());
         for run in self.runs.iter().filter(|run| run.may_contain(id)) {
-            Finder::new(db, &self.key, run.entry.number)?.find(id, |ordinal| {
+            Finder::new(db, &self.key, run.entry.number)?.find(&mut pages, id, |ordinal| {
                 found.extend(self.location(ordinal));
                 None::<()>
             })?;

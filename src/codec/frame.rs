@@ -1,6 +1,7 @@
 //! Compression of whole frames, and finding out cheaply where it does not pay.
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::zstd_sys::ZSTD_strategy as Strategy;
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
 
 use crate::error::{Error, Result};
@@ -14,6 +15,15 @@ const PROBE_LEN: usize = 4096;
 const PROBE_FROM: usize = 128 << 10;
 /// What compression must leave at most, in 64ths, to be kept.
 const WORTH_64THS: usize = 63;
+
+/// How much of a frame its prefix is thought to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alike {
+    /// Some of it.
+    Partly,
+    /// Nearly all of it: what is left is found by long matches alone, with a quarter less time.
+    Nearly,
+}
 
 /// Compresses frames; holds zstd's working memory.
 pub struct Encoder {
@@ -58,7 +68,7 @@ impl Encoder {
     /// The stored form of a frame that is compressed against `prefix`, with room for the seal;
     /// `None` where that gains nothing. The two must not share memory: zstd then takes the frame for
     /// what overwrites the prefix.
-    pub fn encode_delta(&mut self, raw: &[u8], prefix: &[u8]) -> Result<Option<Vec<u8>>> {
+    pub fn encode_delta(&mut self, raw: &[u8], prefix: &[u8], alike: Alike) -> Result<Option<Vec<u8>>> {
         let bound = compress_bound(raw.len());
         if self.scratch.len() < bound {
             self.scratch.resize(bound, 0);
@@ -67,7 +77,7 @@ impl Encoder {
         // one's memory at hand.
         let compress = |scratch: &mut [u8]| {
             let mut context = CCtx::create();
-            for parameter in delta_parameters(self.level, raw.len() + prefix.len()) {
+            for parameter in delta_parameters(self.level, raw.len() + prefix.len(), alike) {
                 context.set_parameter(parameter)?;
             }
             context.ref_prefix(prefix)?;
@@ -96,16 +106,23 @@ impl Encoder {
 /// zstd's own tables for fast levels are too small to find a prefix's bytes again at a distance
 /// of megabytes: one night of a database takes 67 MiB with them and 19 MiB with these. Larger
 /// ones cost time and gain nothing (`docs/benchmarks.md`).
-fn delta_parameters(level: i32, reach: usize) -> Vec<CParameter> {
+fn delta_parameters(level: i32, reach: usize, alike: Alike) -> Vec<CParameter> {
     let reach_log = usize::BITS - reach.leading_zeros();
     let mut parameters = vec![
         CParameter::CompressionLevel(level),
         CParameter::WindowLog(reach_log.clamp(WINDOW_LOG_MIN, DELTA_WINDOW_LOG)),
     ];
-    if level <= SMALL_TABLES_UP_TO {
-        let long = reach_log.saturating_sub(1).clamp(SHORT_TABLE_LOG, LONG_TABLE_LOG);
-        parameters.extend([CParameter::HashLog(long), CParameter::ChainLog(SHORT_TABLE_LOG)]);
-    }
+    let long = CParameter::HashLog(reach_log.saturating_sub(1).clamp(SHORT_TABLE_LOG, LONG_TABLE_LOG));
+    parameters.extend(match alike {
+        _ if level > SMALL_TABLES_UP_TO => vec![],
+        Alike::Partly => vec![long, CParameter::ChainLog(SHORT_TABLE_LOG)],
+        Alike::Nearly => vec![
+            CParameter::Strategy(Strategy::ZSTD_fast),
+            long,
+            CParameter::MinMatch(LONG_MATCH),
+            CParameter::TargetLength(EVERY_BYTE),
+        ],
+    });
     parameters
 }
 
@@ -128,6 +145,10 @@ const SMALL_TABLES_UP_TO: i32 = 5;
 const LONG_TABLE_LOG: u32 = 19;
 /// … and that of short ones, which are near.
 const SHORT_TABLE_LOG: u32 = 16;
+/// The longest that zstd's fast strategy can be told to find …
+const LONG_MATCH: u32 = 7;
+/// … and the smallest of its steps.
+const EVERY_BYTE: u32 = 1;
 
 /// The most bytes that one block of a zstd frame stands for (RFC 8878, 3.1.1.2) …
 const BLOCK_RAW_MAX: usize = 128 << 10;
@@ -234,18 +255,21 @@ mod tests {
         // Shifted, and changed in the middle.
         let mut after = [b"more", &before[..]].concat();
         after[500_000..500_100].fill(7);
-        let stored = Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap().unwrap();
-        assert!(stored.len() < 2000, "{}", stored.len());
-        assert_eq!(decode(Codec::Zstd, &stored, &before, after.len()).as_ref(), Some(&after));
-        assert_eq!(decode(Codec::Zstd, &stored, &before[1..], after.len()), None);
-        assert_eq!(decode(Codec::Zstd, &stored, &before, after.len() + 1), None);
-        assert_eq!(decode(Codec::Zstd, &stored[1..], &before, after.len()), None);
+        for (level, alike) in [(3, Alike::Partly), (3, Alike::Nearly), (9, Alike::Nearly)] {
+            let stored = Encoder::new(level).unwrap().encode_delta(&after, &before, alike).unwrap().unwrap();
+            assert!(stored.len() < 2000, "{}", stored.len());
+            assert_eq!(decode(Codec::Zstd, &stored, &before, after.len()).as_ref(), Some(&after));
+            assert_eq!(decode(Codec::Zstd, &stored, &before[1..], after.len()), None);
+            assert_eq!(decode(Codec::Zstd, &stored, &before, after.len() + 1), None);
+            assert_eq!(decode(Codec::Zstd, &stored[1..], &before, after.len()), None);
+        }
     }
 
     #[test]
     fn a_prefix_that_looks_like_a_dictionary_is_none() {
         let before = [&[0x37, 0xa4, 0x30, 0xec][..], &noise(100_000)].concat();
-        let stored = Encoder::new(3).unwrap().encode_delta(&before.clone(), &before).unwrap().unwrap();
+        let stored =
+            Encoder::new(3).unwrap().encode_delta(&before.clone(), &before, Alike::Partly).unwrap().unwrap();
         let decoded = decode(Codec::Zstd, &stored, &before, before.len());
         assert_eq!(decoded, Some(before));
     }
@@ -254,7 +278,7 @@ mod tests {
     fn a_delta_that_gains_nothing_is_none() {
         let before = noise(100_000);
         let after: Vec<u8> = before.iter().rev().copied().collect();
-        assert_eq!(Encoder::new(3).unwrap().encode_delta(&after, &before).unwrap(), None);
+        assert_eq!(Encoder::new(3).unwrap().encode_delta(&after, &before, Alike::Partly).unwrap(), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::catalog::{Catalog, lock};
 use super::frames::FrameReader;
 use super::packer::{EncodedFrame, RawFrame};
-use crate::codec::frame::Encoder;
+use crate::codec::frame::{Alike, Encoder};
 use crate::error::Result;
 use crate::format::pack::Codec;
 use crate::id::PackId;
@@ -33,6 +33,8 @@ const FAILURES_MAX: u32 = 2;
 /// others a third slower, after six failures some nights of the VM a sixth; pausing at the first
 /// one loses up to 2 % of the trees.
 const PAUSE_MAX: u32 = 16;
+/// A delta that leaves less than this part is of what is nearly equal, and so will the next one be.
+const NEARLY: usize = 16;
 
 /// Compresses frames, as delta frames where that gains something.
 pub struct DeltaEncoder<'c> {
@@ -58,6 +60,8 @@ struct Record {
     failures: u32,
     /// Deltas in a row that were.
     successes: u32,
+    /// Whether next to nothing was left by the last one.
+    is_little: bool,
 }
 
 impl<'c> DeltaEncoder<'c> {
@@ -121,9 +125,10 @@ impl<'c> DeltaEncoder<'c> {
             let base = self.frames.base(&run.at.pack, run.at.number)?;
             self.prefix.extend_from_slice(&base[run.range()?]);
         }
-        let stored =
-            self.encoder.encode_delta(&frame.raw, &self.prefix)?.filter(|stored| stored.len() < alone);
+        let delta = self.encoder.encode_delta(&frame.raw, &self.prefix, self.record.alike())?;
+        let stored = delta.filter(|stored| stored.len() < alone);
         self.record.note(stored.is_some());
+        self.record.is_little = stored.as_ref().is_some_and(|stored| stored.len() < frame.raw.len() / NEARLY);
         Ok(stored.map(|stored| (stored, bases)))
     }
 
@@ -154,7 +159,8 @@ impl<'c> DeltaEncoder<'c> {
         let sample = &frame.raw[frame.offset_of(first)..frame.offset_of(run.like_last + 1)];
         let sample = &sample[..sample.len().min(SAMPLE_LEN)];
         let alone = self.sample(sample)?;
-        let delta = self.encoder.encode_delta(sample, &prefix[..prefix.len().min(SAMPLE_PREFIX)])?;
+        let delta =
+            self.encoder.encode_delta(sample, &prefix[..prefix.len().min(SAMPLE_PREFIX)], Alike::Partly)?;
         Ok(delta.filter(|delta| delta.len() < alone * WORTH_64THS / 64).map(|_| frame.raw.len()))
     }
 }
@@ -169,6 +175,10 @@ impl Record {
     /// Whether the next one is tried without a sample.
     fn is_good(&self) -> bool {
         !self.successes.is_multiple_of(SAMPLE_EVERY)
+    }
+
+    fn alike(&self) -> Alike {
+        if self.is_little { Alike::Nearly } else { Alike::Partly }
     }
 
     fn note(&mut self, was_worth_it: bool) {

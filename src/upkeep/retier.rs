@@ -14,7 +14,7 @@ use super::needs::Needs;
 use super::rewrite::groups::{Group, Groups, Member};
 use super::rewrite::remove::Remover;
 use super::rewrite::{self, Fate, Fates, Rewritten};
-use crate::codec::frame::Encoder;
+use crate::codec::frame::{Alike, Encoder};
 use crate::error::{Error, Result};
 use crate::format::pack::{Class, Codec, Frame, Trailer};
 use crate::observe::{Event, Observer, Stop};
@@ -171,7 +171,7 @@ pub fn estimate(catalog: &Catalog, level: i8, plan: &Plan, stop: &Stop) -> Resul
         let (raw, prefix) = frames.frame_and_prefix(&opened, number)?;
         let len = match prefix.is_empty() {
             true => Some(encoder.encode(&raw)?.1.len()),
-            false => encoder.encode_delta(&raw, &prefix)?.map(|stored| stored.len()),
+            false => encoder.encode_delta(&raw, &prefix, Alike::Partly)?.map(|stored| stored.len()),
         };
         before += u64::from(frame.stored_len);
         after += len.map_or(frame.stored_len.into(), |len| (len as u64).min(frame.stored_len.into()));

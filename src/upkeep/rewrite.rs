@@ -20,7 +20,7 @@ use std::thread;
 
 use crossbeam_channel::{Sender, unbounded};
 
-use crate::codec::frame::Encoder;
+use crate::codec::frame::{Alike, Encoder};
 use crate::error::{Error, Result};
 use crate::format::pack::{Codec, Trailer};
 use crate::id::PackId;
@@ -203,7 +203,9 @@ fn encoder() -> impl FnMut(Work) -> Result<EncodedFrame> + Send {
             let encoder = of_level(&mut kept, level)?;
             let again = match prefix.is_empty() {
                 true => Some(encoder.encode(&raw)?),
-                false => encoder.encode_delta(&raw, &prefix)?.map(|stored| (Codec::Zstd, stored)),
+                false => {
+                    encoder.encode_delta(&raw, &prefix, Alike::Partly)?.map(|stored| (Codec::Zstd, stored))
+                }
             };
             Ok(stored.recompressed(level, again))
         }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffers::Buffer;
+use super::expect::{Expected, Guess};
 use crate::chunker::{Chunker, Stretch, stretches};
 use crate::format::BLOCK;
 use crate::id::{ChunkId, Key};
@@ -111,9 +112,10 @@ impl Cutter<'_> {
     /// Cuts a buffer that lies at `offset` in the file. With `more_follows`, the data at its end may
     /// go on behind it. A buffer that begins within a block, or ends within one and is not the
     /// file's end, has to do so amid a run of data.
-    pub fn cut(&self, body: Buffer, offset: u64, more_follows: bool) -> Piece {
-        let mut parts = Vec::new();
-        self.cut_range(&body, 0..body.len(), offset, more_follows, &mut parts);
+    /// What is `expected` there spares work if it comes true, and changes nothing.
+    pub fn cut(&self, body: Buffer, offset: u64, more_follows: bool, expected: &[Expected]) -> Piece {
+        let (mut parts, mut guess) = (Vec::new(), Guess::new(expected, self.key));
+        self.cut_range(&body, 0..body.len(), offset, more_follows, &mut guess, &mut parts);
         Piece::new(Arc::new(body), parts)
     }
 
@@ -127,7 +129,7 @@ impl Cutter<'_> {
                 parts.push(Part::Hole(offset - at));
             }
             let end = start + span_len as usize;
-            self.cut_range(body, start..end, offset, false, &mut parts);
+            self.cut_range(body, start..end, offset, false, &mut Guess::new(&[], self.key), &mut parts);
             (at, start) = (offset + span_len, end);
         }
         if len > at {
@@ -142,6 +144,7 @@ impl Cutter<'_> {
         range: Range<usize>,
         offset: u64,
         more_follows: bool,
+        guess: &mut Guess,
         parts: &mut Vec<Part>,
     ) {
         let bytes = &body[range.clone()];
@@ -153,11 +156,8 @@ impl Cutter<'_> {
                 continue;
             }
             let run_ends = !more_follows || stretch.end < bytes.len();
-            while let Some(len) = self.chunker.cut(&bytes[at..stretch.end], offset + at as u64, run_ends) {
-                let id = ChunkId::of(self.key, &bytes[at..at + len]);
-                parts.push(Part::Chunk { id, start: range.start + at, len });
-                at += len;
-            }
+            let run = RunRead { bytes: &bytes[at..stretch.end], offset: offset + at as u64, ends: run_ends };
+            at += self.cut_run(run, range.start + at, guess, parts);
             // Open even where a cut falls on the piece's end: the run goes on, and cuts before
             // this one must not take it for the run's end.
             if !run_ends {
@@ -166,6 +166,41 @@ impl Cutter<'_> {
             }
         }
     }
+
+    /// Cuts a run that lies at `start` in the piece's bytes; how much of it is certain.
+    fn cut_run(&self, run: RunRead, start: usize, guess: &mut Guess, parts: &mut Vec<Part>) -> usize {
+        let mut at = 0;
+        // Where the last chunk begins, if the byte behind it may be another than was expected.
+        let mut unsure = None;
+        loop {
+            if let Some(Expected { len, id, .. }) = guess.come_true(run.offset + at as u64, &run.bytes[at..])
+            {
+                parts.push(Part::Chunk { id, start: start + at, len });
+                unsure = Some(at);
+                at += len;
+                continue;
+            }
+            if let Some(again) = unsure.take() {
+                parts.pop();
+                at = again;
+            }
+            let (offset, bytes) = (run.offset + at as u64, &run.bytes[at..]);
+            let Some(len) = self.chunker.cut(bytes, offset, run.ends) else { return at };
+            let id = ChunkId::of(self.key, &bytes[..len]);
+            parts.push(Part::Chunk { id, start: start + at, len });
+            guess.note(offset, id);
+            at += len;
+        }
+    }
+}
+
+/// A run of data, or what of it was read.
+struct RunRead<'b> {
+    bytes: &'b [u8],
+    /// Where it begins in the file.
+    offset: u64,
+    /// Whether it ends here.
+    ends: bool,
 }
 
 /// Stretches of a buffer that may begin and end within blocks, which are data then.
@@ -369,19 +404,62 @@ mod tests {
             let chunker = Chunker::new(Params::parse(params).unwrap(), &[1; 32]);
             let cutter = Cutter { chunker: &chunker, key: &KEY };
             let mut whole = Vec::new();
-            described(&cutter.cut(bytes.clone().into(), 0, false), &mut whole);
+            described(&cutter.cut(bytes.clone().into(), 0, false, &[]), &mut whole);
 
             let mut joiner = Joiner::default();
             let mut joined = Vec::new();
             let mut at = 0;
             for body in bytes.chunks(piece_blocks * 4096) {
                 let end = at + body.len();
-                let piece = cutter.cut(body.to_vec().into(), at as u64, end < bytes.len());
+                let piece = cutter.cut(body.to_vec().into(), at as u64, end < bytes.len(), &[]);
                 described(&joiner.join(&cutter, piece, at as u64), &mut joined);
                 at = end;
             }
             described(&joiner.finish(&cutter), &mut joined);
             prop_assert_eq!(joined, whole);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        /// Whatever was there before, in its place, moved, or cut off by zeros.
+        #[test]
+        fn what_is_expected_changes_no_cut(
+            layout in proptest::collection::vec((0u8..4, 1usize..200_000), 1..8),
+            changes in proptest::collection::vec((0usize..1_000_000, 1usize..30_000, any::<bool>()), 0..6),
+            moved in 0usize..5000,
+            is_moved: bool,
+            piece_blocks in 1usize..80,
+            fixed: bool,
+        ) {
+            let params = if fixed { "fixed:12K" } else { "fastcdc:4K,16K,64K" };
+            let chunker = Chunker::new(Params::parse(params).unwrap(), &[1; 32]);
+            let cutter = Cutter { chunker: &chunker, key: &KEY };
+            let before = content(&layout, 9);
+            let mut after = before.clone();
+            for (at, len, zero) in changes {
+                let start = at % after.len();
+                let end = (start + len).min(after.len());
+                after[start..end].fill(if zero { 0 } else { 77 });
+            }
+            if is_moved {
+                after.rotate_right(moved % before.len());
+            }
+            let mut offset = 0;
+            let mut chunks = Vec::new();
+            for part in &cutter.cut(before.into(), 0, false, &[]).parts {
+                if let Part::Chunk { id, len, .. } = *part {
+                    chunks.push(Expected { offset, len, id });
+                }
+                offset += part.len();
+            }
+            let mut at = 0;
+            for body in after.chunks(piece_blocks * 4096) {
+                let end = at + body.len();
+                let cut = |expected| cutter.cut(body.to_vec().into(), at as u64, end < after.len(), expected);
+                prop_assert_eq!(cut(&chunks).parts, cut(&[]).parts);
+                at = end;
+            }
         }
     }
 
@@ -395,7 +473,7 @@ mod tests {
         let mut joined = Vec::new();
         for (number, body) in bytes.chunks(65_536).enumerate() {
             let at = number as u64 * 65_536;
-            let piece = cutter.cut(body.to_vec().into(), at, at + 65_536 < bytes.len() as u64);
+            let piece = cutter.cut(body.to_vec().into(), at, at + 65_536 < bytes.len() as u64, &[]);
             described(&joiner.join(&cutter, piece, at), &mut joined);
         }
         described(&joiner.finish(&cutter), &mut joined);
@@ -408,7 +486,7 @@ mod tests {
         let chunker = Chunker::new(Params::parse("fastcdc:4K,16K,64K").unwrap(), &[1; 32]);
         let cutter = Cutter { chunker: &chunker, key: &KEY };
         let bytes = content(&[(2, 40_960), (0, 40_960), (2, 50_000)], 5);
-        let dense = cutter.cut(bytes.clone().into(), 0, false);
+        let dense = cutter.cut(bytes.clone().into(), 0, false, &[]);
         let body = [&bytes[..40_960], &bytes[81_920..]].concat();
         let parts = cutter.cut_spans(&body, 0, &[(0, 40_960), (81_920, 50_000)], 131_920);
         let sparse = Piece::new(Arc::new(body.into()), parts);

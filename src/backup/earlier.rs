@@ -1,7 +1,9 @@
 //! What a file held in the parent snapshot: what new chunks are compared with.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
+use super::expect::Expected;
 use crate::format::map::{Extent, Map};
 use crate::id::ChunkId;
 use crate::repo::catalog::Catalog;
@@ -26,7 +28,18 @@ impl<'c> Earlier<'c> {
 
     /// The parent's chunks that overlap a range of `len` bytes at `start`, or nearly so.
     pub fn near(&mut self, start: u64, len: u64) -> impl Iterator<Item = ChunkId> {
-        let (from, to) = (start.saturating_sub(SLACK), start + len + SLACK);
+        self.overlapping(start.saturating_sub(SLACK), start + len + SLACK).map(|(.., id)| *id)
+    }
+
+    /// The parent's chunks in a range.
+    pub fn expected(&mut self, range: Range<u64>) -> Vec<Expected> {
+        let chunks = self.overlapping(range.start, range.end);
+        let inside = chunks.filter(|(start, end, _)| range.start <= *start && *end <= range.end);
+        let expected = |&(offset, end, id)| Expected { offset, len: (end - offset) as usize, id };
+        inside.map(expected).collect()
+    }
+
+    fn overlapping(&mut self, from: u64, to: u64) -> impl Iterator<Item = &(u64, u64, ChunkId)> {
         while self.near.front().is_some_and(|(_, end, _)| *end <= from) {
             self.near.pop_front();
         }
@@ -43,6 +56,6 @@ impl<'c> Earlier<'c> {
             }
         }
         let overlaps = move |(start, end, _): &&(u64, u64, ChunkId)| *start < to && from < *end;
-        self.near.iter().filter(overlaps).map(|(.., id)| *id)
+        self.near.iter().filter(overlaps)
     }
 }

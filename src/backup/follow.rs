@@ -132,6 +132,7 @@ impl<'c> Follower<'c> {
             offset: range.start,
             more_follows: range.end < self.basis.len,
             zero_errors: self.basis.zero_errors,
+            expected: Vec::new(),
         })
     }
 }

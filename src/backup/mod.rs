@@ -14,6 +14,7 @@ mod buffers;
 mod checkpoint;
 pub mod cut;
 mod earlier;
+pub mod expect;
 mod follow;
 mod frames;
 pub mod nightly;

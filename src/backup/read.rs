@@ -87,11 +87,11 @@ impl Worker<'_> {
     /// Reads and cuts a stretch.
     pub fn read_piece(&self, wanted: PieceToRead) -> PieceRead {
         let is_small = wanted.small_len().is_some();
-        let PieceToRead { source, offset, more_follows, zero_errors } = wanted;
+        let PieceToRead { source, offset, more_follows, zero_errors, expected } = wanted;
         let mut unreadable = Vec::new();
         let piece = match source {
             PieceSource::Hole(len) => Ok(Piece::hole(len)),
-            PieceSource::Bytes(body) => Ok(self.cutter.cut(body.into(), offset, more_follows)),
+            PieceSource::Bytes(body) => Ok(self.cutter.cut(body.into(), offset, more_follows, &expected)),
             PieceSource::File { file, len } => {
                 let mut body = if is_small { Buffer::default() } else { self.buffers.take() };
                 let bytes = body.extend(len as usize);
@@ -101,7 +101,7 @@ impl Worker<'_> {
                     Err(_) if zero_errors => read_around(&file, offset, bytes, &mut unreadable),
                     other => other,
                 };
-                read.map(|()| self.cutter.cut(body, offset, more_follows))
+                read.map(|()| self.cutter.cut(body, offset, more_follows, &expected))
             }
         };
         PieceRead { offset, piece, unreadable }

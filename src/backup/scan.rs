@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat, fstat};
 
 use super::cut::Cutter;
+use super::earlier::Earlier;
 use super::read::open;
 use super::step::{
     Change, FileToRead, Folder, LINKED_MAX, LargeEnd, PIECE_LEN, PieceSource, PieceToRead, Place, Step,
@@ -167,7 +168,7 @@ impl<'a> Scan<'a> {
             let len = body.len() as u64;
             let more_follows = len == PIECE_LEN;
             let source = PieceSource::Bytes(body);
-            self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors: false }))?;
+            self.send(Step::Piece(PieceToRead::new(source, offset, more_follows)))?;
             offset += len;
             if !more_follows {
                 return self.send(Step::End(LargeEnd { before: None, snapshot: None }));
@@ -394,7 +395,7 @@ impl<'a> Scan<'a> {
         self.begin(place, entry, before, stat.st_size as u64)?;
         let file = Arc::new(file);
         let spans = Spans::new(&file, stat.st_size as u64, is_sparse(&stat));
-        self.pieces(&file, spans, false)?;
+        self.pieces(&file, spans, false, before.and_then(Entry::map))?;
         self.send(Step::End(LargeEnd { before: Some((file, stat)), snapshot: None }))
     }
 
@@ -408,7 +409,7 @@ impl<'a> Scan<'a> {
         let entry = metadata::entry(name, stat, self.owners, Vec::new(), payload);
         self.begin(place, entry, before, len)?;
         let file = Arc::new(file);
-        self.pieces(&file, Spans::new(&file, len, false), false)?;
+        self.pieces(&file, Spans::new(&file, len, false), false, before.and_then(Entry::map))?;
         self.send(Step::End(LargeEnd { before: None, snapshot: None }))
     }
 
@@ -417,22 +418,27 @@ impl<'a> Scan<'a> {
         self.send(Step::Begin(place, entry, Change::since(before), earlier, len))
     }
 
-    /// All pieces of some spans; `more_follows` if they end amid data.
+    /// All pieces of some spans; `more_follows` if they end amid data. The parent may have had an earlier
+    /// state of the same.
     fn pieces(
         &mut self,
         file: &Arc<File>,
         spans: impl Iterator<Item = Span>,
         more_follows: bool,
+        earlier: Option<&Map>,
     ) -> Result<()> {
+        let mut earlier = earlier.map(|map| Earlier::of(self.catalog, map));
         let mut spans = spans.peekable();
         while let Some(span) = spans.next() {
             match span {
                 Span::Hole(range) => {
                     let source = PieceSource::Hole(range.end - range.start);
-                    let (offset, zero_errors) = (range.start, false);
-                    self.send(Step::Piece(PieceToRead { source, offset, more_follows: false, zero_errors }))?;
+                    self.send(Step::Piece(PieceToRead::new(source, range.start, false)))?;
                 }
-                Span::Data(range) => self.data_pieces(file, range, more_follows && spans.peek().is_none())?,
+                Span::Data(range) => {
+                    let more_follows = more_follows && spans.peek().is_none();
+                    self.data_pieces(file, range, more_follows, &mut earlier)?;
+                }
             }
         }
         Ok(())
@@ -443,14 +449,17 @@ impl<'a> Scan<'a> {
         file: &Arc<File>,
         range: std::ops::Range<u64>,
         more_follows: bool,
+        earlier: &mut Option<Earlier>,
     ) -> Result<()> {
         let mut offset = range.start;
         while offset < range.end {
             // Pieces end at multiples of their length, so that a device sees aligned reads.
             let end = (offset / PIECE_LEN * PIECE_LEN + PIECE_LEN).min(range.end);
             let source = PieceSource::File { file: Arc::clone(file), len: end - offset };
-            let (more_follows, zero_errors) = (more_follows || end < range.end, self.options.zero_errors);
-            self.send(Step::Piece(PieceToRead { source, offset, more_follows, zero_errors }))?;
+            let piece = PieceToRead::new(source, offset, more_follows || end < range.end);
+            let zero_errors = self.options.zero_errors;
+            let expected = earlier.as_mut().map(|earlier| earlier.expected(offset..end)).unwrap_or_default();
+            self.send(Step::Piece(PieceToRead { zero_errors, expected, ..piece }))?;
             offset = end;
         }
         Ok(())

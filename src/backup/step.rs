@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::Stat;
 
 use super::cut::Piece;
+use super::expect::Expected;
 use super::update::{Basis, Region};
 use crate::format::map::Map;
 use crate::format::snapshot::VolumeInfo;
@@ -137,9 +138,16 @@ pub struct PieceToRead {
     pub more_follows: bool,
     /// Whether what cannot be read becomes zeros.
     pub zero_errors: bool,
+    /// What is in it if it has not changed.
+    pub expected: Vec<Expected>,
 }
 
 impl PieceToRead {
+    /// Of what nothing is expected.
+    pub fn new(source: PieceSource, offset: u64, more_follows: bool) -> Self {
+        Self { source, offset, more_follows, zero_errors: false, expected: Vec::new() }
+    }
+
     /// The bytes to be read, if they are few: such pieces are handed over together, as a file of many small runs
     /// has thousands of them.
     pub fn small_len(&self) -> Option<u64> {

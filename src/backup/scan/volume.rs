@@ -92,7 +92,7 @@ impl Scan<'_> {
             Err(reason) => {
                 info.fallback_reason = reason;
                 (info.bytes_changed, info.bytes_resumed) = (opened.len, 0);
-                self.whole(&opened, volume, info)?;
+                self.whole(&opened, volume, info, parent.and_then(|parent| parent.entry.map()))?;
             }
         }
         self.end_of(&opened, volume)
@@ -208,19 +208,26 @@ impl Scan<'_> {
                 true => Box::new(changes.spans(region.range)),
                 false => Box::new(of_file.over(region.range)),
             };
-            self.pieces(&opened.file, spans, region.more_follows)?;
+            self.pieces(&opened.file, spans, region.more_follows, None)?;
         }
         Ok(())
     }
 
-    fn whole(&mut self, opened: &Opened, volume: &Volume, mut info: VolumeInfo) -> Result<()> {
+    fn whole(
+        &mut self,
+        opened: &Opened,
+        volume: &Volume,
+        mut info: VolumeInfo,
+        earlier: Option<&Map>,
+    ) -> Result<()> {
         info.method = Method::Full;
         self.send(Step::Volume(Box::new(info), None))?;
         match volume.layout(opened.len) {
-            Some(layout) => self.pieces(&opened.file, layout.spans(0..opened.len), false),
+            Some(layout) => self.pieces(&opened.file, layout.spans(0..opened.len), false, earlier),
             None => {
                 let look_for_holes = !opened.is_device && is_sparse(&opened.stat);
-                self.pieces(&opened.file, Spans::new(&opened.file, opened.len, look_for_holes), false)
+                let spans = Spans::new(&opened.file, opened.len, look_for_holes);
+                self.pieces(&opened.file, spans, false, earlier)
             }
         }
     }

@@ -133,7 +133,7 @@ fn prune_frees_a_full_disk_with_a_damaged_index() {
 
 /// SQLite maps a file into memory, of whose pages a file system with small blocks may have a part.
 #[test]
-fn a_full_disk_with_small_blocks_ends_no_reader() {
+fn a_full_disk_with_small_blocks_sends_no_signal() {
     let mut varv = Varv::without_repository();
     let (image, point) = (varv.path("image"), varv.dir("small"));
     File::create(&image).unwrap().set_len(16 << 20).unwrap();
@@ -157,6 +157,21 @@ fn a_full_disk_with_small_blocks_ends_no_reader() {
         varv.ok(args!["restore", "-q", &source, &target]);
         fs::remove_dir_all(&target).unwrap();
     }
+    // The disk becomes full at another moment each time.
+    for free in (0..=1280).step_by(64) {
+        let _ = fs::remove_file(&filler);
+        fs::write(source.join("new"), bytes(free, 600 << 10)).unwrap();
+        let mut file = File::create(&filler).unwrap();
+        while file.write(&[1; 1024]).is_ok_and(|written| written > 0) {}
+        file.set_len(file.metadata().unwrap().len() - (free << 10)).unwrap();
+        let done = varv.run(args!["backup", "-q", &source]);
+        assert!(matches!(done.code, Some(0 | 1)), "{free}: {done:?}");
+        varv.ok(args!["forget", "-q", "--keep-last", "1"]);
+        varv.ok(args!["prune", "-q", "--max-unused", "0"]);
+    }
+    fs::remove_file(&filler).unwrap();
+    varv.ok(args!["check", "--read-data"]);
+    varv.ok(args!["restore", "-q", &source, &target]);
 }
 
 /// What is said of the packs is what counts, wherever the index is hit and whether that is seen.

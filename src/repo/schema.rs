@@ -13,6 +13,8 @@
 //! suspects, one of which too many only costs look-ups. There are no
 //! migrations: the index can be made anew from the packs, so one of another version is.
 
+mod room;
+
 use crate::error::{Error, IoContext, Result};
 use crate::id::hex;
 use rusqlite::config::DbConfig;
@@ -72,8 +74,14 @@ pub fn connect(path: &Path, access: Access) -> Result<Connection> {
             (immutable_uri(path)?, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
         }
     };
+    if access == Access::ReadWrite {
+        room::check(path)?;
+    }
     let db = Connection::open_with_flags(target, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).during("open")?;
     configure(&db).during("open")?;
+    if access == Access::ReadWrite {
+        room::take(path, &db)?;
+    }
     Ok(db)
 }
 
@@ -96,6 +104,7 @@ pub fn create(path: &Path) -> Result<Connection> {
     db.execute_batch("PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;")
         .and_then(|()| db.execute_batch(&tables))
         .during("create its tables")?;
+    room::take(path, &db)?;
     Ok(db)
 }
 

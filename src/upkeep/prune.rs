@@ -243,7 +243,10 @@ fn repack(
 /// be opened, and one is made in memory.
 fn open(repo: &Repo, observer: &dyn Observer, stop: &Stop) -> Result<(Catalog, bool)> {
     match repo.catalog(observer, stop) {
-        Err(e) if repo.is_full() && !matches!(e, Error::Stopped(_)) && !e.is_damage() => {
+        Err(e)
+            if e.is_out_of_space()
+                || (repo.is_full() && !matches!(e, Error::Stopped(_)) && !e.is_damage()) =>
+        {
             observer.event(Event::Notice(format!("{e}: the disk is full, the index is made in memory")));
             Ok((repo.catalog_in_memory(observer, stop)?, false))
         }

@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io::IoSliceMut;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, Stat, seek};
+use rustix::fs::{Advice, FileType, SeekFrom, Stat, fadvise, fstat, seek};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::format::BLOCK;
@@ -174,9 +175,20 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<u
 /// file's data: a page that was read in part is dropped whole.
 pub fn read_once_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
     fill(buffer, offset, |rest, at| match preadv2(file, &mut [IoSliceMut::new(rest)], at, DONT_CACHE) {
-        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => file.read_at(rest, at),
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => read_and_drop(file, rest, at),
         other => Ok(other?),
     })
+}
+
+/// Block devices do not know the flag. Of these, what was there before goes too: file systems keep
+/// their files elsewhere.
+fn read_and_drop(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let read = file.read_at(buffer, offset)?;
+    if fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice) {
+        // It is advice, and may be refused.
+        let _ = fadvise(file, offset, NonZeroU64::new(read as u64), Advice::DontNeed);
+    }
+    Ok(read)
 }
 
 /// `RWF_DONTCACHE` of linux/fs.h, since Linux 6.14 and not for all file systems.

@@ -153,7 +153,7 @@ fn a_full_disk_with_small_blocks_sends_no_signal() {
         let _ = fs::remove_dir_all(varv.repository.join("index"));
         let mut file = File::create(&filler).unwrap();
         while file.write(&[1; 1024]).is_ok_and(|written| written > 0) {}
-        file.set_len(file.metadata().unwrap().len() - (free << 10)).unwrap();
+        file.set_len(file.metadata().unwrap().len().saturating_sub(free << 10)).unwrap();
         varv.ok(args!["restore", "-q", &source, &target]);
         fs::remove_dir_all(&target).unwrap();
     }
@@ -163,7 +163,7 @@ fn a_full_disk_with_small_blocks_sends_no_signal() {
         fs::write(source.join("new"), bytes(free, 600 << 10)).unwrap();
         let mut file = File::create(&filler).unwrap();
         while file.write(&[1; 1024]).is_ok_and(|written| written > 0) {}
-        file.set_len(file.metadata().unwrap().len() - (free << 10)).unwrap();
+        file.set_len(file.metadata().unwrap().len().saturating_sub(free << 10)).unwrap();
         let done = varv.run(args!["backup", "-q", &source]);
         assert!(matches!(done.code, Some(0 | 1)), "{free}: {done:?}");
         varv.ok(args!["forget", "-q", "--keep-last", "1"]);
